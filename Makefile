@@ -1,0 +1,42 @@
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: help demo test lab docs export notebooks clean
+
+help:
+	@echo 'make demo       the whole path on rendered faces, in minutes: model, table, report in runs/demo/'
+	@echo 'make test       every check, every notebook, every test'
+	@echo 'make lab        JupyterLab in nbs/'
+	@echo 'make docs       README.md and the site in _docs/'
+	@echo 'make export     clean the notebooks and write the modules from them'
+	@echo 'make notebooks  run the notebooks and keep their outputs (NB="00_facs 01_frames" for some)'
+	@echo 'make clean      remove what can be made again, but for .venv'
+
+# The stamp is written last, so an interrupted installation is taken up again.
+.venv/installed: settings.ini setup.py pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -e '.[dev]'
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/clef demo
+
+test: .venv/installed
+	$(BIN)/python tools/test_all.py
+
+lab: .venv/installed
+	cd nbs && ../$(BIN)/jupyter lab
+
+docs: .venv/installed
+	$(BIN)/python tools/build_docs.py
+
+export: .venv/installed
+	$(BIN)/nbdev_clean
+	$(BIN)/nbdev_export
+	$(BIN)/python tools/build_docs.py --readme
+
+notebooks: .venv/installed
+	$(BIN)/python tools/run_nbs.py $(NB)
+
+clean:
+	rm -rf _proc _docs build dist runs data/cache nbs/data nbs/runs nbs/nbdev.yml nbs/sidebar.yml

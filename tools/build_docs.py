@@ -1,0 +1,134 @@
+"""Write README.md from nbs/index.ipynb and the site in _docs/ from all notebooks.
+
+nbdev processes the notebooks as `nbdev_docs` does; smalldocs renders them from the same nbs/_quarto.yml, so no Quarto
+is needed. Where Quarto is installed, `nbdev_docs` builds the site from the same sources.
+"""
+import argparse, posixpath, re, shutil, subprocess, sys
+from pathlib import Path
+import nbdev.doclinks
+from execnb.nbio import read_nb, write_nb
+from nbdev.config import get_config
+from nbdev.process import NBProcessor
+from nbdev.quarto import nbdev_sidebar, proc_nbs, refresh_quarto_yml
+
+NOTE = '<!-- This file is written from nbs/index.ipynb by `make export`. Change the notebook. -->'
+# the target of a Markdown link or of an image tag, where it is a path
+LOCAL = re.compile(r'''(\]\(|src=["'])(?![a-z]+:|#|/)([^)"'\s]+)''')
+KATEX_CDN = re.compile(r'https://cdn\.jsdelivr\.net/npm/katex@[\d.]+/dist')
+
+# ------------------------------------------------------------------ README.md
+
+def outputs(cell, where):
+    "What a cell printed, as Markdown"
+    for o in cell.get('outputs', []):
+        data = o.get('data', {})
+        if any(k.startswith('image/') for k in data):
+            raise ValueError(f'{where} shows a picture that README.md cannot carry. Save it in nbs/images/, refer to it from '
+                             'a Markdown cell, and mark the code cell `#| hide`.')
+        if o.get('name') == 'stderr': continue
+        if 'text/markdown' in data: yield ''.join(data['text/markdown']).strip()
+        else:
+            text = ''.join(o.get('text', data.get('text/plain', ''))).rstrip()
+            if text: yield f'```text\n{text}\n```'
+
+def readme(index):
+    "README.md for an index notebook: prose, code and printed outputs, with links as seen from the project root"
+    index, parts = Path(index), [NOTE]
+    def from_root(m): return m[1] + posixpath.normpath(f'{index.parent.name}/{m[2]}')
+    for cell in NBProcessor(index).nb.cells:
+        flags = cell.directives_ or {}
+        if not cell.source.strip() or 'hide' in flags: continue
+        if cell.cell_type == 'markdown':
+            source = LOCAL.sub(from_root, cell.source.strip())
+            for target in re.findall(r'!\[[^]]*\]\(([^)\s]+)|<img[^>]*src=["\']([^"\']+)', source):
+                target = target[0] or target[1]
+                if '://' not in target and not (index.parent.parent/target).exists():
+                    raise FileNotFoundError(f'{index.name} refers to the picture {target}, which is not there.')
+            parts.append(source)
+        elif cell.cell_type == 'code':
+            code = '\n'.join(l for l in cell.source.splitlines() if not l.startswith('#|')).strip()
+            if flags.get('echo:') != ['false'] and 'hide_input' not in flags: parts.append(f'```python\n{code}\n```')
+            if flags.get('output:') != ['false']: parts += outputs(cell, f'Cell {cell.id} of {index.name}')
+    return '\n\n'.join(parts) + '\n'
+
+def stale_readme(root):
+    "One line when README.md is not what nbs/index.ipynb gives"
+    index, file = Path(root)/'nbs/index.ipynb', Path(root)/'README.md'
+    if not index.exists(): return ['nbs/index.ipynb is missing: README.md is written from it']
+    try: fresh = readme(index)
+    except (ValueError, FileNotFoundError) as e: return [str(e)]
+    if file.exists() and file.read_text(encoding='utf-8') == fresh: return []
+    return ['README.md is not what nbs/index.ipynb gives. Run `make export` and commit both.']
+
+# ------------------------------------------------------------------ the site
+
+def front_matter(cell):
+    "The `key: value` lines of a front-matter cell"
+    if cell.cell_type != 'raw' or not cell.source.startswith('---'): return {}
+    return dict(line.split(': ', 1) for line in cell.source.splitlines() if ': ' in line)
+
+def edit_text(nb, edit):
+    "Apply `edit` to the prose of a processed notebook and to its outputs that are prose"
+    for cell in nb.cells:
+        if cell.cell_type != 'code': cell.source = edit(cell.source)
+        for o in cell.get('outputs', []):
+            data = o.get('data', {})
+            if 'text/markdown' in data: data['text/markdown'] = edit(''.join(data['text/markdown']))
+
+def name_pages(proc, site, blob):
+    "Give each page the name in its `output-file`, which Quarto reads and smalldocs does not; point links at those names"
+    pages = {}
+    for p in proc.rglob('*.ipynb'):
+        name = front_matter(read_nb(p).cells[0]).get('output-file', p.name)
+        pages[p] = p.with_name(Path(name).stem + '.ipynb')
+    renamed = {old.name: new.name for old, new in pages.items()}
+    pattern = re.compile('|'.join(rf'(?<![\w.-]){re.escape(name)}' for name in renamed))
+    def rename(text): return pattern.sub(lambda m: renamed[m[0]], text)
+    for old, new in pages.items():
+        nb, up = read_nb(old), '../'*(len(old.relative_to(proc).parts) - 1)
+        def local(m):
+            path = posixpath.normpath(posixpath.join(old.relative_to(proc).parent.as_posix(), m[2]))
+            return m[1] + (f'{blob}/{path[3:]}' if path.startswith('../') else m[2])
+        def edit(text):
+            text = re.sub(r'^output-file:.*\n', '', text, flags=re.M) if text.startswith('---') else text
+            return LOCAL.sub(local, rename(text)).replace(f']({site}/', f']({up}')
+        edit_text(nb, edit)
+        old.unlink()
+        write_nb(nb, new)
+    sidebar = proc/'sidebar.yml'
+    sidebar.write_text(rename(sidebar.read_text(encoding='utf-8')), encoding='utf-8')
+
+def use_local_katex(folder, dist):
+    "Make pages load KaTeX from a copy inside the site"
+    shutil.copytree(dist, folder/'site_libs/katex', dirs_exist_ok=True)
+    for p in folder.rglob('*.html'):
+        up = '../'*(len(p.relative_to(folder).parts) - 1)
+        p.write_text(KATEX_CDN.sub(f'{up}site_libs/katex', p.read_text(encoding='utf-8')), encoding='utf-8')
+
+def site(katex=None):
+    "Build _docs/"
+    cfg = get_config()
+    # pages are renamed below, so nbdev must not take those of an earlier build for fresh ones
+    shutil.rmtree(cfg.config_path/'_proc', ignore_errors=True)
+    refresh_quarto_yml()
+    nbdev.doclinks._build_modidx()
+    nbdev_sidebar.__wrapped__(path=cfg.nbs_path)
+    proc = proc_nbs(n_workers=0)
+    name_pages(proc, f'{cfg.doc_host}{cfg.doc_baseurl}', f'{cfg.git_url}/blob/{cfg.branch}')
+    subprocess.run([Path(sys.executable).with_name('smalldocs'), 'render', '--quiet', proc], check=True)
+    shutil.rmtree(cfg.doc_path, ignore_errors=True)
+    shutil.move(proc/cfg.doc_path.name, cfg.doc_path)
+    shutil.rmtree(proc)
+    if katex: use_local_katex(cfg.doc_path, Path(katex))
+    print(f'{len(list(cfg.doc_path.rglob("*.html")))} pages in {cfg.doc_path.name}/; start at {cfg.doc_path.name}/index.html')
+
+def main():
+    "Command line"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--readme', action='store_true', help='write README.md only')
+    parser.add_argument('--katex', metavar='FOLDER', help='the dist folder of npm\'s katex, for a site that works offline')
+    args = parser.parse_args()
+    Path('README.md').write_text(readme('nbs/index.ipynb'), encoding='utf-8')
+    if not args.readme: site(args.katex)
+
+if __name__ == '__main__': main()
