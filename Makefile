@@ -6,7 +6,7 @@ BIN = .venv/bin
 help:
 	@echo 'make demo       the whole path on rendered faces, in minutes: model, table, report in runs/demo/'
 	@echo 'make test       every check, every notebook, every test'
-	@echo 'make lab        JupyterLab in nbs/'
+	@echo 'make lab        JupyterLab in nbs/ (LAB=--allow-root where you are root)'
 	@echo 'make docs       README.md and the site in _docs/'
 	@echo 'make export     clean the notebooks and write the modules from them'
 	@echo 'make notebooks  run the notebooks and keep their outputs (NB="00_facs 01_frames" for some)'
@@ -25,7 +25,7 @@ test: .venv/installed
 	$(BIN)/python tools/test_all.py
 
 lab: .venv/installed
-	cd nbs && ../$(BIN)/jupyter lab
+	cd nbs && ../$(BIN)/jupyter lab $(LAB)
 
 docs: .venv/installed
 	$(BIN)/python tools/build_docs.py

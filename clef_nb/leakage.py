@@ -46,7 +46,7 @@ def _codes(x, name, n):
     if np.ndim(x) != 1 or len(x) != n: raise ValueError(f'{name} must be one label a frame: z has {n} frames, but the shape of {name} is {np.shape(x)}')
     codes, names = pd.factorize(np.asarray(x), sort=True)
     if (codes < 0).any(): raise ValueError(f'row {(codes < 0).argmax()}: {name} is missing; leave the row out of z, subject and activity')
-    if len(names) < 2: raise ValueError(f'all frames are of one {name} ({names[0]!r}); identity can only be measured with two or more' if len(names) else 'z has no frames')
+    if len(names) < 2: raise ValueError(f'all frames are of one {name} ({names[0]}); identity can only be measured with two or more' if len(names) else 'z has no frames')
     return codes, names
 
 def _checked(z, subject, activity):
@@ -59,8 +59,8 @@ def _checked(z, subject, activity):
     s, subjects = _codes(subject, 'subject', len(z))
     a, activities = _codes(activity, 'activity', len(z))
     there = np.zeros((len(subjects), len(activities)), bool); there[s, a] = True
-    if (few := there.sum(1) < 2).any(): raise ValueError(f'subject {subjects[few.argmax()]!r} has frames of one activity only and cannot be recognised across activities; leave the subject out')
-    if (few := there.sum(0) < 2).any(): raise ValueError(f'activity {activities[few.argmax()]!r} has frames of one subject only; leave the activity out')
+    if (few := there.sum(1) < 2).any(): raise ValueError(f'subject {subjects[few.argmax()]} has frames of one activity only and cannot be recognised across activities; leave the subject out')
+    if (few := there.sum(0) < 2).any(): raise ValueError(f'activity {activities[few.argmax()]} has frames of one subject only; leave the activity out')
     return z / norm, s, a, subjects, activities
 
 def _by_subject(value, s, subjects, per_subject):
@@ -77,15 +77,23 @@ def id_accuracy(
     shrinkage:float=.1,     # of the probe's covariance towards a multiple of the identity, 0..1
     per_subject:bool=False, # give one value a subject
 ) -> float|pd.Series:       # accuracy, mean over subjects; chance is 1/S
-    "Accuracy of a linear probe."
+    """
+    ID accuracy: how often a linear probe names the subject in activities it was not trained on.
+
+    Activities, sorted, are dealt into `rotations` disjoint groups; each is tested once by a probe trained on the others.
+    Source: linear probes of Alain and Bengio (2016); the probe is a discriminant with shrunken shared covariance
+    (Friedman 1989) and equal priors. The split by activity is ours: on random frames a probe recognises the video.
+    Blind spot: identity without a linear trace; and it says that identity can be read out, not that it dominates.
+    Raises ValueError for one subject, one activity, unequal lengths, missing labels and rows that are nan or zero.
+    """
     z, s, a, subjects, activities = _checked(z, subject, activity)
     if not 2 <= rotations: raise ValueError(f'rotations must be 2 or more, not {rotations}')
     group = a % min(rotations, len(activities))
     right = np.zeros(len(z))
     for g in range(group.max() + 1):
         test = group == g
-        if len(lost := np.setdiff1d(s[test], s[~test])): raise ValueError(f'all activities of subject {subjects[lost[0]]!r} fall into one group of the rotation; take rotations={len(activities)}')
-        probe = LinearDiscriminantAnalysis(solver='lsqr', shrinkage=shrinkage).fit(z[~test], s[~test])
+        if len(lost := np.setdiff1d(s[test], s[~test])): raise ValueError(f'all activities of subject {subjects[lost[0]]} fall into one group of the rotation; take rotations={len(activities)}')
+        probe = LinearDiscriminantAnalysis(solver='lsqr', shrinkage=shrinkage, priors=np.full(len(subjects), 1 / len(subjects))).fit(z[~test], s[~test])
         right[test] = probe.predict(z[test]) == s[test]
     return _by_subject(right, s, subjects, per_subject)
 
@@ -109,7 +117,13 @@ def knn_id(
     seed:int=0,               # seed of that draw
     per_subject:bool=False,   # give one value a subject
 ) -> float|pd.Series:         # share of frames whose subject wins the vote, mean over subjects; chance is 1/S
-    "kNN identity."
+    """
+    kNN-ID@k: how often the majority of the k nearest frames of other activities, by cosine, show the same subject.
+
+    A tied vote goes to the subject who is nearest. Source: kNN evaluation of embeddings (Wu et al. 2018); leaving out the
+    frame's own activity is ours. Blind spot: a trace of identity that is weaker than what else decides the neighbourhood.
+    Raises as `id_accuracy` does, and for a k that is more than the frames of other activities.
+    """
     z, s, a, subjects, activities = _checked(z, subject, activity)
     pick = _sample(s, a, anchors, seed)
     right = np.zeros(len(pick))
@@ -135,7 +149,13 @@ def id_preference(
     seed:int=0,               # seed of that draw
     per_subject:bool=False,   # give one value a subject
 ) -> float|pd.Series:         # 0 organised by activity, 0.5 neutral, 1 organised by identity; mean over subjects
-    "Identity preference."
+    """
+    ID preference: P[cos(same subject, other activity) > cos(other subject, same activity)], ties as a half.
+
+    Per anchor over all pairs, then the mean over the anchors of each subject, then over subjects. The measure is ours, an AUROC
+    (Hanley and McNeil 1982) for the paper's claim about pairs. Blind spot: identity that can be read out although the
+    embedding is organised by something else, and identity that enters with changing sign. Raises as `id_accuracy` does.
+    """
     z, s, a, subjects, activities = _checked(z, subject, activity)
     pick = _sample(s, a, anchors, seed)
     out = np.zeros(len(pick))
@@ -159,7 +179,12 @@ def leakage_report(
     n_boot:int=1000,     # bootstrap draws over subjects
     seed:int=0,          # seed of the draws and of the anchors
 ) -> pd.DataFrame:       # columns measure, value, low, high, chance; measures id_accuracy, knn_id, id_preference
-    "The three measures with 95 % intervals over subjects."
+    """
+    The three measures with 95 % percentile intervals over subjects (`subject_bootstrap`), and chance.
+
+    Embeddings reported with the same subjects and seed share their draws. Probes are not refitted within a draw.
+    Raises as `id_accuracy` does.
+    """
     rows = []
     for measure, kw, chance in ((id_accuracy, {}, None), (knn_id, {'seed': seed}, None), (id_preference, {'seed': seed}, .5)):
         v = measure(z, subject, activity, per_subject=True, **kw)
@@ -170,17 +195,21 @@ def leakage_report(
 # %% ../nbs/11_leakage.ipynb #raw-pixels
 def raw_pixels(
     images:np.ndarray, # uint8 pictures, [N, H, W, 3]; a memory map is read in pieces
-    dim:int=64,        # principal components to keep
+    dim:int=64,        # principal components to keep; fewer when there are fewer pictures
     size:int=32,       # side to which pictures are averaged before
     sample:int=2000,   # pictures at most on which the components are fitted
     seed:int=0,        # seed of that sample
 ) -> np.ndarray:       # components of every picture, float32 [N, dim]
-    "Raw pixels."
+    """
+    Control: principal components of the pictures themselves, fitted on these pictures (a seeded sample of them) without labels.
+
+    What an embedding must beat to have removed identity, and what it may not fall back to. Raises ValueError for another shape.
+    """
     if getattr(images, 'ndim', 0) != 4 or images.shape[-1] != 3: raise ValueError(f'images must be [N, H, W, 3], but their shape is {np.shape(images)}')
-    if not 1 <= dim <= min(len(images), sample, size * size * 3): raise ValueError(f'dim must be between 1 and {min(len(images), sample, size * size * 3)} for {len(images)} pictures, not {dim}')
+    if dim < 1 or len(images) < 2: raise ValueError(f'principal components need two pictures and dim of 1 or more, not {len(images)} and {dim}')
     def small(rows):
         x = torch.as_tensor(np.ascontiguousarray(images[rows])).permute(0, 3, 1, 2).float() / 255
         return torch.nn.functional.adaptive_avg_pool2d(x, size).flatten(1).numpy()
     pick = np.sort(np.random.default_rng(seed).permutation(len(images))[:sample])
-    pca = PCA(dim, svd_solver='randomized', random_state=seed).fit(small(pick))
+    pca = PCA(min(dim, len(pick) - 1, size * size * 3), svd_solver='randomized', random_state=seed).fit(small(pick))
     return np.concatenate([pca.transform(small(slice(i, i + 1024))) for i in range(0, len(images), 1024)]).astype(np.float32)

@@ -99,7 +99,7 @@ def subject_bootstrap(
     "Percentile bootstrap over subjects. Draws where the statistic is nan are left out. Raises ValueError for fewer than two subjects."
     names = _subjects(subject, len(subject))[1]
     S = len(names)
-    if S < 2: raise ValueError(f'only one subject ({names[0]!r}): an interval over subjects needs two or more' if S else 'no subjects to draw from')
+    if S < 2: raise ValueError(f'only one subject ({names[0]}): an interval over subjects needs two or more' if S else 'no subjects to draw from')
     if not (0 < level < 1 and n_boot >= 1): raise ValueError(f'level must be between 0 and 1 and n_boot at least 1, not {level} and {n_boot}')
     w = np.random.default_rng(seed).multinomial(S, np.full(S, 1 / S), n_boot).astype(float)
     with warnings.catch_warnings():

@@ -504,13 +504,13 @@ def _stream(seed, *key): return np.random.default_rng([seed, *key])
 
 def _subject_frames(index, name, n_frames, size, seed, habit_strength, strength):
     "All sequences of one subject: images, and one row per frame"
-    s = draw_subject(_stream(seed, 0, index), name, habit_strength); images, rows = [], []
+    rng = _stream(seed, 0, index); s = draw_subject(rng, name, habit_strength); images, rows = [], []
+    background, ambient = tuple(rng.uniform(.25, .75, 3)), float(rng.uniform(.35, .6))      # one visit to the laboratory
     for a, activity in enumerate(ACTIVITY_AUS):
         rng = _stream(seed, 1, index, a)
-        room = dict(background=tuple(rng.uniform(.25, .75, 3)), ambient=float(rng.uniform(.35, .6)))
         course = sequence(s, activity, n_frames, rng)
         for f in range(n_frames):
-            shot = draw_shot(rng, strength); shot.background, shot.ambient = room['background'], room['ambient']
+            shot = draw_shot(rng, strength); shot.background, shot.ambient = background, ambient
             images.append(render(s, dict(zip(POSED, course[f])), shot, size))
             rows.append(dict(subject=name, activity=activity, frame=f + 1, **{f'AU{au}_intensity': round(float(i), 3) for au, i in zip(POSED, course[f])},
                              yaw=round(shot.yaw, 2), pitch=round(shot.pitch, 2), glasses=s.words['glasses']))

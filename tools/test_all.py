@@ -9,7 +9,7 @@ from pathlib import Path
 from build_docs import stale_readme
 from check_in_step import MEND, layout, nbdev_command, out_of_step, sources
 
-NOTEBOOK_MINUTES = TEST_MINUTES = 15
+NOTEBOOK_MINUTES = TEST_MINUTES = 20
 
 def run(command, minutes, **env):
     "Run a command, show and return what it prints; end it and its children when the time is up"

@@ -1,0 +1,325 @@
+"Faults of the cache (truncated images, full disks, several writers at once) and the promises of augmentation and samplers, on tables made up at random"
+import errno, json, os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+import numpy as np, pandas as pd, pytest, torch
+import torch.nn.functional as F
+from PIL import Image
+from clef_nb import batches
+from clef_nb.batches import ActivityBatches, ShuffledBatches, augment, frame_cache, to_float
+from clef_nb.frames import FrameTable
+
+pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")
+
+def made(counts):
+    "A table without images: counts[activity][subject] frames"
+    rows = [dict(path=f'{s}/{a}/{i}.jpg', subject=s, activity=a, frame=i) for a, c in counts.items() for s, n in c.items() for i in range(n)]
+    return FrameTable(pd.DataFrame(rows), 'nowhere')
+
+@pytest.fixture
+def table(tmp_path):
+    "Twelve small pictures on disk"
+    rng, rows = np.random.default_rng(0), []
+    (tmp_path/'data').mkdir()
+    for i in range(12):
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).resize((40, 40)).save(tmp_path/'data'/f'{i}.jpg')
+        rows.append(dict(path=f'{i}.jpg', subject=f's{i%3}', activity=f'T{i%2}', frame=i))
+    return FrameTable(pd.DataFrame(rows), tmp_path/'data')
+
+@pytest.fixture
+def folder(tmp_path): return tmp_path/'cache'
+
+def left(folder): return sorted(p.name for p in folder.iterdir()) if folder.exists() else []
+
+# ---- the cache
+
+def test_written_once(table, folder, monkeypatch):
+    x = frame_cache(table, 16, folder=folder)
+    assert isinstance(x, np.memmap) and not x.flags.writeable and x.shape == (12, 16, 16, 3) and x.dtype == np.uint8
+    assert [Path(n).suffix for n in left(folder)] == ['.json', '.npy']
+    about = json.loads(next(folder.glob('*.json')).read_text())
+    assert about['frames'] == 12 and about['size'] == 16 and about['root'] == str(table.root.resolve())
+    monkeypatch.setattr(batches, '_decode', None)  # nothing is decoded a second time
+    assert (frame_cache(table, 16, folder=folder) == x).all()
+
+def test_default_folder(table, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path); (tmp_path/'data').rename(tmp_path/'pictures'); table.root = tmp_path/'pictures'
+    frame_cache(table, 8)
+    assert len(left(tmp_path/'data'/'cache')) == 2
+
+def test_rows_stand_in_the_order_of_the_table(table, folder):
+    x = frame_cache(table, 16, folder=folder); order = np.random.default_rng(1).permutation(12)
+    assert (frame_cache(table.subset(order), 16, folder=folder) == x[order]).all()
+
+def test_changed_image_is_decoded_anew(table, folder):
+    x = np.array(frame_cache(table, 16, folder=folder)); p = table.image_paths()[3]
+    Image.new('RGB', (40, 40), 'white').save(p)
+    y = frame_cache(table, 16, folder=folder)
+    assert y[3].min() > 250 and (np.delete(y, 3, 0) == np.delete(x, 3, 0)).all()
+
+def test_same_length_changed_time_is_decoded_anew(table, folder):
+    frame_cache(table, 16, folder=folder); p = table.image_paths()[3]; s = p.stat()
+    os.utime(p, ns=(s.st_atime_ns, s.st_mtime_ns + 1))
+    frame_cache(table, 16, folder=folder)
+    assert len(left(folder)) == 4
+
+def test_same_time_changed_length_is_decoded_anew(table, folder):
+    frame_cache(table, 16, folder=folder); p = table.image_paths()[3]; s = p.stat()
+    p.write_bytes(p.read_bytes() + b'more'); os.utime(p, ns=(s.st_atime_ns, s.st_mtime_ns))
+    frame_cache(table, 16, folder=folder)
+    assert len(left(folder)) == 4
+
+def test_crops_and_sizes_have_caches_of_their_own(table, folder):
+    boxes = np.tile([.1, .1, .9, .9], (12, 1)); other = boxes.copy(); other[11, 2] = .8
+    for size, crop in (16, None), (17, None), (16, 'centre'), (16, (.1, .1, .9, .9)), (16, other): frame_cache(table, size, crop, folder)
+    assert len(left(folder)) == 10
+    frame_cache(table, 16, boxes, folder)  # one box for all, and the same box for each
+    assert len(left(folder)) == 10
+
+def test_damaged_cache_is_made_anew(table, folder):
+    x = np.array(frame_cache(table, 16, folder=folder)); file = next(folder.glob('*.npy')); whole = file.read_bytes()
+    for damage in whole[:1000], b'', b'no array', whole[:60]:
+        file.write_bytes(damage)
+        assert (frame_cache(table, 16, folder=folder) == x).all()
+
+@pytest.mark.parametrize('keep', [0, 2, 200, -2])
+def test_truncated_jpeg_is_named_and_nothing_left(table, folder, keep):
+    p = table.image_paths()[7]; p.write_bytes(p.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=r'7\.jpg cannot be decoded .*original file') as e: frame_cache(table, 16, folder=folder)
+    assert str(p) in str(e.value) and left(folder) == []
+
+@pytest.mark.parametrize('content', [b'<html>not found</html>', b'\x89PNG\r\n\x1a\nnonsense', b'BM', b'P5 3 3 255\n12'])
+def test_no_image_is_named(table, folder, content):
+    table.image_paths()[0].write_bytes(content)
+    with pytest.raises(ValueError, match=r'0\.jpg cannot be decoded'): frame_cache(table, 16, folder=folder)
+    assert left(folder) == []
+
+def test_missing_image_is_named_before_anything_is_written(table, folder):
+    table.image_paths()[5].unlink()
+    with pytest.raises(FileNotFoundError, match=r'row 5: .*5\.jpg does not exist'): frame_cache(table, 16, folder=folder)
+    assert not folder.exists()
+
+class Full:
+    "A file on a disk that is full after `room` bytes"
+    def __init__(self, f, room): self.f, self.room = f, room
+    def write(self, b):
+        self.room -= len(b)
+        if self.room < 0: raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self.f.write(b)
+    def __getattr__(self, name): return getattr(self.f, name)
+    def __enter__(self): return self
+    def __exit__(self, *a): self.f.close()
+
+@pytest.mark.parametrize('room', [0, 100, 300, 12*16*16*3 + 127])
+def test_disk_full(table, folder, monkeypatch, room):
+    monkeypatch.setattr(batches, 'open', lambda p, mode: Full(open(p, mode), room), raising=False)
+    monkeypatch.setattr(batches.os, 'cpu_count', lambda: 1)
+    with pytest.raises(OSError, match='is full: the cache of 12 frames needs .* MB') as e: frame_cache(table, 16, folder=folder)
+    assert e.value.errno == errno.ENOSPC and left(folder) == []
+
+def test_disk_full_at_the_last_moment(table, folder, monkeypatch):
+    "Some file systems report a full disk only when the bytes leave for the disk, or when the second file is written"
+    def fail(*a): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with monkeypatch.context() as m:
+        m.setattr(batches.os, 'fsync', fail)
+        with pytest.raises(OSError, match='is full'): frame_cache(table, 16, folder=folder)
+        assert left(folder) == []
+    with monkeypatch.context() as m:
+        m.setattr(batches, 'open', lambda p, mode: Full(open(p, mode), 10) if mode == 'w' else open(p, mode), raising=False)
+        with pytest.raises(OSError, match='is full'): frame_cache(table, 16, folder=folder)
+        assert left(folder) == []
+    frame_cache(table, 16, folder=folder)
+
+def test_the_kernel_refuses_to_write(table, folder):
+    resource = pytest.importorskip('resource')
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+    try:
+        with pytest.raises(OSError, match='is full') as e: frame_cache(table, 16, folder=folder)
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert e.value.errno == errno.EFBIG and left(folder) == []
+
+def test_several_at_once(table, folder):
+    "Whoever comes first: each gets the whole cache, and one file is left"
+    with ThreadPoolExecutor(4) as pool: caches = list(pool.map(lambda _: np.array(frame_cache(table, 16, folder=folder)), range(4)))
+    assert all((c == caches[0]).all() for c in caches) and len(left(folder)) == 2
+    assert (caches[0] == frame_cache(table, 16, folder=folder)).all()
+
+# ---- pictures of all kinds
+
+def picture(path, x, mode='RGB', **kw):
+    Image.fromarray(x).convert(mode).save(path, **kw)
+    return path
+
+@pytest.mark.parametrize('name, mode', [('a.png', 'RGB'), ('a.png', 'RGBA'), ('a.png', 'L'), ('a.png', 'P'), ('a.bmp', 'RGB'), ('a.pgm', 'L'), ('a.tif', 'RGB'), ('a.jpg', 'RGB'), ('a.jpg', 'L'), ('a.webp', 'RGB')])
+def test_formats(tmp_path, name, mode):
+    x = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1)
+    p = picture(tmp_path/name, x, mode)
+    assert np.abs(batches._decode(p, 32, None).astype(int) - np.array(Image.open(p).convert('RGB'))).max() <= 2
+
+@pytest.mark.parametrize('keep', [0, 2, 300, 700])
+def test_without_torchvision(table, folder, monkeypatch, keep):
+    x = np.array(frame_cache(table, 16, folder=folder/'a'))
+    monkeypatch.setattr(batches, 'decode_image', None)
+    assert np.abs(frame_cache(table, 16, folder=folder/'b').astype(int) - x).max() <= 2
+    p = table.image_paths()[7]; p.write_bytes(p.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=r'7\.jpg cannot be decoded'): frame_cache(table, 16, folder=folder/'b')
+
+def test_sixteen_bits(tmp_path):
+    x = np.linspace(0, 65535, 1024).astype(np.uint16).reshape(32, 32)
+    Image.fromarray(x).save(tmp_path/'a.png')
+    assert np.abs(batches._decode(tmp_path/'a.png', 32, None)[..., 0].astype(int) - x/257).max() <= 1
+
+def test_boxes(tmp_path):
+    x = np.arange(100*60*3, dtype=np.uint32).reshape(60, 100, 3).astype(np.uint8)
+    p = picture(tmp_path/'a.png', x)
+    assert (batches._decode(p, 60, 'centre') == x[:, 20:80]).all()
+    assert (batches._decode(p, 30, (.1, .5, .4, 1.)) == x[30:, 10:40]).all()
+    for box in (.999, .999, 1, 1), (0, 0, .001, .001), (0., 0., 1., 1.): assert batches._decode(p, 8, box).shape == (8, 8, 3)
+    with pytest.raises(ValueError, match='100 x 60 pixels, which is not square'): batches._decode(p, 8, None)
+
+@pytest.mark.parametrize('crop', ['center', 3, (0, 0, 1), (0, 0, 1, 1.1), (-.1, 0, 1, 1), (.5, 0, .5, 1), (0, np.nan, 1, 1), [[0, 0, 1, 1]]*11, [[0, 0, 1], [1]]])
+def test_impossible_crops(table, folder, crop):
+    with pytest.raises(ValueError, match='crop is|is impossible'): frame_cache(table, 16, crop, folder)
+    assert not folder.exists()
+
+def test_to_float_of_read_only_maps(table, folder, recwarn):
+    x = frame_cache(table, 16, folder=folder); recwarn.clear()
+    for part in x[2:5], x[[2, 3, 4]]: assert torch.allclose(to_float(part), torch.from_numpy(np.array(x[2:5])).permute(0, 3, 1, 2)/255, atol=1e-7)
+    assert len(recwarn) == 0
+
+# ---- augmentation
+
+OFF = dict(scale=(1., 1.), rotate=0., flip=0., brightness=0., contrast=0., saturation=0., grey=0.)
+SCALE, ROTATE, FLIP, LEFT, TOP, BLUR = range(6)
+
+@pytest.fixture
+def drawn(monkeypatch):
+    "Choose the draws: drawn({SCALE: 0}) makes draw 0 zero and leaves the others in the middle"
+    def choose(values):
+        def rand(n, b, **kw):
+            u = torch.full((n, b), .5)
+            for k, v in values.items(): u[k] = v
+            return u
+        monkeypatch.setattr(batches.torch, 'rand', rand)
+    return choose
+
+@pytest.mark.parametrize('h, w', [(16, 16), (17, 16), (12, 20)])
+def test_quarter_turn(drawn, h, w):
+    x, s = torch.rand(2, 3, h, w), min(h, w) - (h - w)%2
+    drawn({ROTATE: 1})
+    y = augment(x, **(OFF | dict(rotate=90.)))
+    middle = lambda v: v[..., (h - s)//2:(h - s)//2 + s, (w - s)//2:(w - s)//2 + s]
+    if (h - w)%2 == 0: assert torch.allclose(middle(y), middle(x).rot90(1, (2, 3)), atol=1e-5) or torch.allclose(middle(y), middle(x).rot90(-1, (2, 3)), atol=1e-5)
+    drawn({ROTATE: 1}); assert torch.allclose(augment(x, **(OFF | dict(rotate=180.))), x.flip((2, 3)), atol=1e-4)
+
+@pytest.mark.parametrize('left, top', [(0, 0), (1, 0), (0, 1), (1, 1)])
+def test_crops_reach_every_corner(drawn, left, top):
+    x = torch.rand(2, 3, 16, 16); drawn({LEFT: left, TOP: top})
+    y = augment(x, **(OFF | dict(scale=(.5, .5))))
+    quarter = x[..., 8*top:8*top + 8, 8*left:8*left + 8]
+    assert torch.allclose(y[..., 2:-2, 2:-2], F.interpolate(quarter, (16, 16), mode='bilinear', align_corners=False)[..., 2:-2, 2:-2], atol=1e-5)
+
+def test_crop_stays_inside(drawn):
+    "Without rotation nothing beyond the edge is shown"
+    x = torch.zeros(1, 3, 32, 32); x[..., 0, :] = 1  # only the first row is white
+    for s in np.linspace(0, 1, 6):
+        drawn({SCALE: s, TOP: 1}); assert augment(x, **(OFF | dict(scale=(.5, .9))))[0, 0].max() == 0
+
+def test_settings_change_their_own_effect_alone():
+    x, g = torch.rand(8, 3, 16, 16)*.4 + .3, lambda: torch.Generator().manual_seed(1)
+    both = augment(x, g(), **(OFF | dict(flip=.5, brightness=.2)))
+    assert torch.allclose(both, augment(augment(x, g(), **(OFF | dict(flip=.5))), g(), **(OFF | dict(brightness=.2))), atol=1e-5)
+
+def test_draws_differ_between_pictures():
+    x = torch.rand(1, 3, 16, 16).repeat(64, 1, 1, 1)
+    for change in dict(scale=(.5, 1.)), dict(rotate=20.), dict(brightness=.3), dict(contrast=.3), dict(saturation=.3):
+        y = augment(x, torch.Generator().manual_seed(0), **(OFF | change))
+        assert len(torch.unique((y*1e5).round().flatten(1), dim=0)) > 60, change
+
+def test_probabilities():
+    x = torch.rand(1, 3, 8, 8).repeat(2000, 1, 1, 1)
+    y = augment(x, torch.Generator().manual_seed(0), **(OFF | dict(flip=.3)))
+    assert abs((y - x.flip(-1)).abs().amax((1, 2, 3)).lt(1e-4).float().mean() - .3) < .04
+    y = augment(x, torch.Generator().manual_seed(0), **(OFF | dict(grey=.2)))
+    assert abs((y[:, 0] - y[:, 1]).abs().amax((1, 2)).lt(1e-5).float().mean() - .2) < .04
+
+def test_blur(drawn):
+    x = torch.zeros(1, 3, 9, 9); x[..., 4, 4] = .9; drawn({BLUR: 1})
+    y = augment(x, **(OFF | dict(blur=1.)))
+    assert torch.allclose(y[0, 0, 3:6, 3:6], torch.full((3, 3), .1)) and abs(y.sum() - 2.7) < 1e-5
+
+def test_range_shape_and_types():
+    x = torch.rand(5, 3, 20, 14)
+    for dtype in torch.float32, torch.float64:
+        y = augment(x.to(dtype), torch.Generator().manual_seed(0), brightness=1., contrast=1., saturation=1., grey=.5, blur=1., rotate=180., scale=(.01, 1.))
+        assert y.shape == x.shape and y.dtype == dtype and 0 <= y.min() and y.max() <= 1
+    before = x.clone(); augment(x); assert torch.equal(x, before)  # the input is left as it was
+    assert augment(x[:0]).shape == (0, 3, 20, 14)
+
+# ---- samplers
+
+def fuzzed(seed):
+    rng = np.random.default_rng(seed)
+    A, S = rng.integers(2, 7), rng.integers(2, 9)
+    counts = {f'T{a}': {f's{s}': int(rng.integers(1, 12)) for s in rng.permutation(S)[:rng.integers(2, S + 1)]} for a in range(A)}
+    want = int(rng.integers(2, A + 1)); most = min(sum(c.values()) for c in counts.values())*want
+    return made(counts), counts, int(rng.integers(2*want, most + 1)) if most > 2*want else 2*want, want
+
+@pytest.mark.parametrize('seed', range(40))
+def test_every_batch_keeps_its_promises(seed):
+    table, counts, size, want = fuzzed(seed)
+    if min(sum(c.values()) for c in counts.values()) < -(-size//want): pytest.skip('no such batch')
+    b = ActivityBatches(table, size, want, seed); used = dict.fromkeys(counts, 0)
+    assert len(list(b.set_epoch(0))) == len(b) == -(-len(table)//size)
+    for rows in b.set_epoch(0):
+        d = table.df.iloc[rows]
+        assert len(rows) == size and d['activity'].nunique() == want
+        per = d['activity'].value_counts(); assert per.max() - per.min() <= 1
+        for a, g in d.groupby('activity'):
+            used[a] += 1
+            n = g['subject'].value_counts().reindex(list(counts[a]), fill_value=0)
+            assert n.max() - n.min() <= 1
+            for s, rows_of in g.groupby('subject').groups.items():  # a frame comes twice only where a subject's share is larger than its frames
+                assert pd.Series(rows_of).value_counts().max() <= -(-len(rows_of)//counts[a][s])
+    assert max(used.values()) - min(used.values()) <= 1
+
+@pytest.mark.parametrize('seed', range(5))
+def test_every_frame_is_shown_in_time(seed):
+    table, counts, size, want = fuzzed(seed)
+    b = ActivityBatches(table, size, want) if min(sum(c.values()) for c in counts.values()) >= -(-size//want) else ActivityBatches(table, 2*want, want)
+    seen = set()
+    for _ in range(60): seen.update(np.concatenate(list(b)).tolist())
+    assert seen == set(range(len(table))) and b.epoch == 60
+
+def test_even_tables_are_covered_exactly():
+    table = made({f'T{a}': {f's{s}': 6 for s in range(5)} for a in range(4)})
+    for epoch in range(3): assert sorted(np.concatenate(list(ActivityBatches(table, 20, 2).set_epoch(epoch))).tolist()) == list(range(120))
+
+def test_seed_and_epoch_decide():
+    table = made({f'T{a}': {f's{s}': 6 for s in range(5)} for a in range(4)})
+    for make in (lambda seed: ActivityBatches(table, 20, 2, seed)), (lambda seed: ShuffledBatches(table, 20, seed)):
+        epochs = lambda b, n: [np.concatenate(list(b)).tolist() for _ in range(n)]
+        first = epochs(make(0), 3)
+        assert first == epochs(make(0), 3) and first[0] != first[1] and first[0] != epochs(make(1), 1)[0]
+        assert first[2] == epochs(make(0).set_epoch(2), 1)[0]
+        b = make(0); next(iter(b)); assert epochs(b, 1)[0] == first[1]  # a pass that was broken off counts as one
+        state = np.random.get_state()[1].copy(); torch_state = torch.get_rng_state(); epochs(make(0), 1)
+        assert (np.random.get_state()[1] == state).all() and torch.equal(torch.get_rng_state(), torch_state)  # nobody else's randomness is touched
+
+def test_impossible_samplers():
+    ok = {f'T{a}': {'s0': 4, 's1': 4} for a in range(3)}
+    for args, words in [((12, 4), 'has 3 activities'), ((5, 3), 'batch_size=6 or more'), ((60, 3), 'T0 has 8 frames, fewer than its share of 20'), ((0, 3), 'batch_size is 0'),
+                        ((12, 1), 'activities_per_batch is 1'), ((12.5, 3), 'batch_size is 12.5'), ((12, True), 'activities_per_batch is True'), ((12, 3, -1), 'seed is -1')]:
+        with pytest.raises(ValueError, match=words): ActivityBatches(made(ok), *args)
+    with pytest.raises(ValueError, match='activity T9 has frames of one subject only'): ActivityBatches(made(ok | {'T9': {'s0': 8}}), 8, 2)
+    for c in 'subject', 'activity':
+        t = made(ok); t.df.loc[5, c] = pd.NA
+        with pytest.raises(ValueError, match=f'row 5 .* has no {c}'): ActivityBatches(t, 6, 3)
+    with pytest.raises(ValueError, match='epoch is -1'): ActivityBatches(made(ok), 6, 3).set_epoch(-1)
+
+@pytest.mark.parametrize('n, size', [(1, 1), (1, 256), (7, 3), (100, 33), (256, 256)])
+def test_shuffled(n, size):
+    b = ShuffledBatches(n, size); parts = list(b)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(n)) and len(parts) == len(b)
+    assert max(map(len, parts)) <= size and max(map(len, parts)) - min(map(len, parts)) <= 1

@@ -1,0 +1,184 @@
+"Losses against slow loops on batches made up at random, on extreme settings, in low precision, and on input that must be refused"
+import math, warnings
+import numpy as np, pytest, torch
+import torch.nn.functional as F
+from clef_nb import losses
+from clef_nb.losses import au_loss, expression_loss, image_text, name_description, positive_weights, supcon
+
+def unit(*shape, seed=0, dtype=torch.float64): return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype), dim=-1)
+
+@pytest.fixture(autouse=True)
+def fresh(): losses._say_once.cache_clear()
+
+def log_sum(x): m = max(x); return m + math.log(sum(math.exp(v - m) for v in x))
+
+def slow_supcon(z, labels, temperature):
+    s = [[float(a @ b)/temperature for b in z] for a in z]; n = len(z); each = []
+    for i in range(n):
+        positives = [j for j in range(n) if j != i and labels[j] == labels[i]]
+        if positives: each.append(sum(log_sum([s[i][j] for j in range(n) if j != i]) - s[i][p] for p in positives)/len(positives))
+    return sum(each)/len(each)
+
+def slow_image_text(z, t, labels, scale):
+    s = [[scale*float(a @ b) for b in t] for a in z]; each = []
+    to_text = sum(log_sum(s[i]) - s[i][k] for i, k in enumerate(labels))/len(z)
+    for k in sorted(set(labels)): own = [i for i, l in enumerate(labels) if l == k]; each.append(sum(log_sum([r[k] for r in s]) - s[i][k] for i in own)/len(own))
+    return (to_text + sum(each)/len(each))/2
+
+@pytest.mark.parametrize('seed', range(25))
+def test_equal_to_the_loops(seed):
+    rng = np.random.default_rng(seed); n, k, d = int(rng.integers(2, 24)), int(rng.integers(1, 9)), int(rng.integers(1, 12))
+    z, t, labels = unit(n, d, seed=seed), unit(k, d, seed=seed + 99), torch.from_numpy(rng.integers(0, k, n))
+    temperature = float(10**rng.uniform(-2, 1))
+    if len(set(labels.tolist())) < n: assert supcon(z, labels, temperature).item() == pytest.approx(slow_supcon(z, labels.tolist(), temperature), rel=1e-10, abs=1e-12)
+    assert image_text(z, t, labels, 1/temperature).item() == pytest.approx(slow_image_text(z, t, labels.tolist(), 1/temperature), rel=1e-10, abs=1e-12)
+    assert expression_loss(z @ t.T, labels, 1/temperature).item() == pytest.approx(image_text(z, t, labels, 1/temperature, symmetric=False).item(), rel=1e-10, abs=1e-12)
+    assert name_description(t, unit(k, d, seed=7), 1/temperature).item() == pytest.approx(slow_image_text(t, unit(k, d, seed=7), range(k), 1/temperature), rel=1e-10, abs=1e-12)
+    cos, y, bias, w = z @ t.T, rng.choice([0, 1, np.nan], (n, k)), rng.normal(size=k), rng.uniform(.2, 5, k)
+    y[0, 0] = 1; p = 1/(1 + np.exp(-(cos.numpy()*3 + bias)))
+    assert au_loss(cos, torch.from_numpy(y), 3., torch.from_numpy(bias), torch.from_numpy(w)).item() == pytest.approx(np.nanmean(-(w*y*np.log(p) + (1 - y)*np.log(1 - p))), rel=1e-10)
+
+def test_order_and_rotation_do_not_matter():
+    z, t, labels = unit(20, 8), unit(5, 8, seed=1), torch.arange(20) % 5; order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
+    q = torch.linalg.qr(torch.randn(8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))[0]
+    assert supcon((z @ q)[order], labels[order]).item() == pytest.approx(supcon(z, labels).item())
+    assert image_text((z @ q)[order], t @ q, labels[order], 9.).item() == pytest.approx(image_text(z, t, labels, 9.).item())
+    swap = torch.tensor([3, 0, 4, 1, 2])
+    assert image_text(z, t[swap], torch.argsort(swap)[labels], 9.).item() == pytest.approx(image_text(z, t, labels, 9.).item())
+
+def test_descent_goes_the_right_way():
+    "A step against the gradient brings rows of one label together"
+    v = torch.randn(24, 8, generator=torch.Generator().manual_seed(0), requires_grad=True); labels = torch.arange(24) % 3
+    def gap(v): c = F.normalize(v, dim=1) @ F.normalize(v, dim=1).T; same = labels[:, None] == labels; return (c[same].mean() - c[~same].mean()).item()
+    before = gap(v)
+    for _ in range(60): v = (v - .5*torch.autograd.grad(supcon(F.normalize(v, dim=1), labels), v)[0]).detach().requires_grad_()
+    assert gap(v) > before + .5
+
+# ---- anchors without a positive
+
+def test_anchors_without_positive_are_left_out_but_are_negatives():
+    z, labels = unit(7, 5), torch.tensor([0, 0, 1, 1, 1, 2, 3])
+    v = z.clone().requires_grad_(); supcon(v, labels).backward()
+    assert torch.isfinite(v.grad).all() and (v.grad.abs().sum(1) > 0).all()  # 5 and 6 are pushed by the others
+    assert supcon(z, labels) > supcon(z[:5], labels[:5])
+
+@pytest.mark.parametrize('n', [1, 2, 9])
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_no_positive_at_all(n, dtype):
+    v = torch.randn(n, 4, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
+    with pytest.warns(UserWarning, match='no row shares its label'): loss = supcon(F.normalize(v, dim=1), torch.arange(n))
+    loss.backward()
+    assert loss.item() == 0 and loss.dtype == torch.promote_types(dtype, torch.float32) and v.grad is not None and (v.grad == 0).all()
+    with warnings.catch_warnings(): warnings.simplefilter('error'); supcon(F.normalize(v, dim=1), torch.arange(n))  # said once
+
+def test_nothing_coded():
+    cos, bias, scale = unit(4, 3).requires_grad_(), torch.zeros(3, requires_grad=True), torch.tensor(5., requires_grad=True)
+    with pytest.warns(UserWarning, match='no cell of the batch is coded'): loss = au_loss(cos, torch.full((4, 3), torch.nan), scale, bias)
+    loss.backward()
+    assert loss.item() == 0 and all((p.grad == 0).all() for p in (cos, bias, scale))
+
+def test_an_uncoded_cell_pulls_nothing_whatever_it_says():
+    cos, y = unit(6, 4, dtype=torch.float32), torch.ones(6, 4); y[2, 1] = torch.nan
+    a = cos.clone().requires_grad_(); au_loss(a, y, 5., 0.).backward()
+    cos[2, 1] = -cos[2, 1]; b = cos.clone().requires_grad_(); au_loss(b, y, 5., 0.).backward()
+    assert a.grad[2, 1] == 0 and torch.equal(a.grad, b.grad)
+
+# ---- precision
+
+@pytest.mark.parametrize('temperature', [1e-3, .01, .1, 1., 100.])
+def test_extreme_temperatures_are_finite(temperature):
+    v = torch.randn(32, 6, generator=torch.Generator().manual_seed(0), requires_grad=True); z = F.normalize(v, dim=1); labels = torch.arange(32) % 4
+    for loss in supcon(z, labels, temperature), image_text(z, z[:4].detach(), labels, 1/temperature), name_description(z[:4], z[4:8], 1/temperature), expression_loss(z @ z[:4].T, labels, 1/temperature), au_loss(z @ z[:4].T, (z @ z[:4].T > 0).float(), 1/temperature, 0.):
+        assert torch.isfinite(loss) and torch.isfinite(torch.autograd.grad(loss, v, retain_graph=True)[0]).all()
+
+@pytest.mark.parametrize('dtype, close', [(torch.float32, 1e-5), (torch.float16, 5e-3), (torch.bfloat16, 3e-2)])
+def test_low_precision(dtype, close):
+    z, t, labels = unit(64, 32), unit(8, 32, seed=1), torch.arange(64) % 8
+    low, text = F.normalize(z.to(dtype), dim=1), F.normalize(t.to(dtype), dim=1)  # normalised in low precision: not refused
+    for ours, exact in ((supcon(low, labels), supcon(z, labels)), (image_text(low, text, labels, 10.), image_text(z, t, labels, 10.)), (name_description(text, low[:8], 10.), name_description(t, z[:8], 10.)),
+                        (expression_loss(low @ text.T, labels, 10.), expression_loss(z @ t.T, labels, 10.))):
+        assert ours.dtype == torch.float32 and ours.item() == pytest.approx(exact.item(), rel=close)
+
+def test_autocast_does_not_touch_the_products():
+    z, labels = unit(64, 32, dtype=torch.float32), torch.arange(64) % 8
+    with torch.autocast('cpu', dtype=torch.bfloat16): inside = supcon(z, labels), image_text(z, z[:8], labels, 100.)
+    assert inside == (supcon(z, labels), image_text(z, z[:8], labels, 100.))
+
+@pytest.mark.parametrize('d', [2, 3, 16, 512, 4096])
+def test_unit_rows_in_bfloat16_pass(d): losses._unit(F.normalize(torch.randn(2000, d, generator=torch.Generator().manual_seed(d)).bfloat16(), dim=1), 'z')
+
+def test_cosines_of_rows_in_bfloat16_pass():
+    z = F.normalize(torch.randn(500, 2, generator=torch.Generator().manual_seed(0)).bfloat16(), dim=1)
+    cos = (z @ z.T)[:, :50]; assert cos.max() > 1
+    au_loss(cos, (cos > 0).float(), 5., 0.); expression_loss(cos, torch.arange(500) % 50, 5.)
+
+@pytest.mark.parametrize('length, ok', [(1.009, True), (.991, True), (1.011, False), (.989, False)])
+def test_tolerance(length, ok):
+    z, labels = unit(8, 8), torch.arange(8) % 2; z[5] *= length
+    if ok: supcon(z, labels)
+    else:
+        with pytest.raises(ValueError, match='row 5 of z has length'): supcon(z, labels)
+
+def test_scale_and_bias_may_be_learnt():
+    z, t = unit(8, 6), unit(3, 6, seed=1); log_scale = torch.tensor(2., requires_grad=True); bias = torch.zeros(3, requires_grad=True); labels = torch.arange(8) % 3
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        (image_text(z, t, labels, log_scale.exp()) + name_description(z[:3], t, log_scale.exp()) + au_loss(z @ t.T, torch.ones(8, 3), log_scale.exp(), bias)).backward()
+    assert log_scale.grad.abs() > 0 and (bias.grad.abs() > 0).all()
+
+# ---- refused
+
+Z, T, L = unit(6, 4), unit(3, 4, seed=1), torch.tensor([0, 0, 1, 1, 2, 2])
+COS, Y = Z @ T.T, torch.ones(6, 3)
+def with_(x, i, v): x = x.clone(); x[i] = v; return x
+
+@pytest.mark.parametrize('call, words', [
+    (lambda: supcon(with_(Z, (3, 1), math.nan), L), 'row 3 of z has a value that is not finite'),
+    (lambda: supcon(with_(Z, (3, 1), math.inf), L), 'row 3 of z has a value that is not finite'),
+    (lambda: supcon(with_(Z, 4, 0.), L), 'row 4 of z has length 0'),
+    (lambda: supcon(Z[0], L), r'z must be a float tensor of \[rows, dimensions\], not torch.float64 \[4\]'),
+    (lambda: supcon(Z.numpy(), L), 'not ndarray'),
+    (lambda: supcon(torch.ones(6, 4, dtype=torch.int64), L), 'not torch.int64'),
+    (lambda: supcon(Z[:, :0], L), 'z is empty'),
+    (lambda: supcon(Z[:0], L[:0]), 'z is empty'),
+    (lambda: supcon(Z, L[:5]), 'labels must be 6 whole numbers'),
+    (lambda: supcon(Z, L[:, None]), 'labels must be 6 whole numbers'),
+    (lambda: supcon(Z, L*1.), 'not torch.float32'),
+    (lambda: supcon(Z, L, -.1), 'temperature is -0.1'),
+    (lambda: supcon(Z, L, math.nan), 'temperature is nan'),
+    (lambda: supcon(Z, L, math.inf), 'temperature is inf'),
+    (lambda: image_text(Z, T*2, L, 1.), 'row 0 of t has length 2'),
+    (lambda: image_text(Z, T[:0], L, 1.), 't is empty'),
+    (lambda: image_text(Z, T, with_(L, 2, -1), 1.), r'labels\[2\] is -1; it must lie between 0 and 2'),
+    (lambda: image_text(Z, T, with_(L, 2, 3), 1.), r'labels\[2\] is 3; it must lie between 0 and 2'),
+    (lambda: image_text(Z, T, L, 0), 'scale is 0'),
+    (lambda: image_text(Z, unit(3, 5), L, 1.), '4 and 5 dimensions'),
+    (lambda: name_description(Z, T, 1.), '6 names and 3 descriptions'),
+    (lambda: name_description(Z, Z*1.5, 1.), 'row 0 of descriptions has length 1.5'),
+    (lambda: name_description(Z, Z, math.nan), 'scale is nan'),
+    (lambda: au_loss(with_(COS, (2, 1), math.nan), Y, 1., 0.), r'cos\[2, 1\] is nan'),
+    (lambda: au_loss(with_(COS, (2, 1), -3), Y, 1., 0.), r'cos\[2, 1\] is -3; a cosine lies between'),
+    (lambda: au_loss(COS, with_(Y, (5, 2), 9.), 1., 0.), r'targets\[5, 2\] is 9; it must be 0, 1, or nan'),
+    (lambda: au_loss(COS, Y[:5], 1., 0.), r'targets are \[5, 3\] and cos \[6, 3\]'),
+    (lambda: au_loss(COS[:0], Y[:0], 1., 0.), 'cos is empty'),
+    (lambda: au_loss(COS, Y, 1., torch.zeros(6, 1)), r'bias is \[6, 1\]'),
+    (lambda: au_loss(COS, Y, 0., 0.), 'scale is 0'),
+    (lambda: au_loss(COS, Y, 1., 0., torch.ones(2)), r'pos_weight is \[2\]'),
+    (lambda: au_loss(COS, Y, 1., 0., torch.tensor([1., math.inf, 1.])), r'pos_weight\[1\] is inf'),
+    (lambda: expression_loss(COS, with_(L, 1, 3), 1.), r'target\[1\] is 3'),
+    (lambda: expression_loss(COS*9, L, 1.), 'a cosine lies between'),
+    (lambda: expression_loss(COS, L[:2], 1.), 'target must be 6 whole numbers'),
+    (lambda: positive_weights(torch.ones(3)), 'targets must be'),
+])
+def test_refused(call, words):
+    with pytest.raises(ValueError, match=words): call()
+
+def test_lists_and_arrays_of_labels_will_do():
+    assert supcon(Z, L.tolist()) == supcon(Z, L.numpy()) == supcon(Z, L.to(torch.int32)) == supcon(Z, L)
+    assert au_loss(COS, Y.numpy(), 5., 0., [1., 2., 3.]) == au_loss(COS, Y, 5., 0., torch.tensor([1., 2., 3.]))
+
+def test_positive_weights():
+    y = torch.tensor([[1, 0], [0, 0], [0, math.nan], [0, 1]])
+    assert positive_weights(y).tolist() == [3, 2] and positive_weights(y.numpy(), most=2.).tolist() == [2, 2]
+    balanced = au_loss(torch.zeros(4, 2), y, 1., 0., positive_weights(y))
+    assert balanced.item() == pytest.approx(math.log(2)*(3 + 3 + 2 + 2)/7)
