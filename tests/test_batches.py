@@ -76,10 +76,15 @@ def test_crops_and_sizes_have_caches_of_their_own(table, folder):
     frame_cache(table, 16, boxes, folder)  # one box for all, and the same box for each
     assert len(left(folder)) == 10
 
+def test_each_row_has_its_own_box(table, folder):
+    boxes = np.stack([np.linspace(0, .4, 12), np.linspace(.4, 0, 12), np.linspace(.6, 1, 12), np.linspace(1, .6, 12)], 1)
+    x = frame_cache(table, 16, boxes, folder)
+    for i, p in enumerate(table.image_paths()): assert (x[i] == batches._decode(p, 16, boxes[i])).all()
+
 def test_damaged_cache_is_made_anew(table, folder):
     x = np.array(frame_cache(table, 16, folder=folder)); file = next(folder.glob('*.npy')); whole = file.read_bytes()
-    for damage in whole[:1000], b'', b'no array', whole[:60]:
-        file.write_bytes(damage)
+    for damage in whole[:1000], b'', b'no array', whole[:60], np.zeros((3, 16, 16, 3), dtype=np.uint8), np.zeros((12, 16, 16, 3)):
+        file.write_bytes(damage) if isinstance(damage, bytes) else np.save(file, damage)
         assert (frame_cache(table, 16, folder=folder) == x).all()
 
 @pytest.mark.parametrize('keep', [0, 2, 200, -2])
@@ -248,6 +253,11 @@ def test_blur(drawn):
     x = torch.zeros(1, 3, 9, 9); x[..., 4, 4] = .9; drawn({BLUR: 1})
     y = augment(x, **(OFF | dict(blur=1.)))
     assert torch.allclose(y[0, 0, 3:6, 3:6], torch.full((3, 3), .1)) and abs(y.sum() - 2.7) < 1e-5
+    x = torch.full((1, 3, 5, 5), .7); assert torch.allclose(augment(x, **(OFF | dict(blur=1.))), x)  # no dark rim
+
+def test_beyond_the_edge_is_the_mirror_image(drawn):
+    x = torch.rand(1, 3, 16, 16)*.5 + .5; drawn({ROTATE: 1})
+    assert augment(x, **(OFF | dict(rotate=45.))).min() > .49
 
 def test_range_shape_and_types():
     x = torch.rand(5, 3, 20, 14)
