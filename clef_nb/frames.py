@@ -79,7 +79,7 @@ def _checked_folds(folds, subjects):
     seen = {}
     for k, fold in enumerate(folds, 1):
         for s in fold:
-            if s in seen: raise ValueError(f'subject {s} is in fold {seen[s]} and ' + (f'again in fold {k}' if seen[s] != k else f'a second time in it') + '; a subject is tested in one fold, once: take it out of one of the two')
+            if s in seen: raise ValueError(f'subject {s} is in fold {seen[s]} and ' + (f'again in fold {k}' if seen[s] != k else 'a second time in it') + '; a subject is tested in one fold, once: take it out of one of the two')
             seen[s] = k
     if strange := sorted(set(seen) - set(subjects)):
         raise ValueError(f'the folds name {_names(strange)}, which the table does not hold; remove them, or mend their spelling')

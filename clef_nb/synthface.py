@@ -9,7 +9,7 @@ __all__ = ['PER_DM', 'LEFT', 'TOP', 'TRAITS', 'HAIR_COLOURS', 'IRIS_COLOURS', 'F
 
 # %% ../nbs/03_synthface.ipynb #imports
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
@@ -26,7 +26,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from scipy.special import ndtri
 from .facs import BP4D_PARTS
-from .head import AUS, au_deltas, identity, load_head, openness, rasterise, shape_traits, vertex_normals
+from .head import AUS, au_deltas, identity, load_head, openness, rasterise, vertex_normals
 
 # %% ../nbs/03_synthface.ipynb #paint
 PER_DM, LEFT, TOP = 110, -.95, 8.55          # texels per decimetre, and the map's upper left corner in head coordinates

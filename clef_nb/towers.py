@@ -6,7 +6,7 @@
 __all__ = ['export_half', 'load_model', 'model_input', 'embed_images', 'tokenize', 'encode_tokens', 'embed_texts', 'save_model']
 
 # %% ../nbs/08_towers.ipynb #imports
-import contextlib, json, logging, os, tempfile, warnings
+import contextlib, json, logging, os, warnings
 from importlib.resources import files
 from pathlib import Path
 import numpy as np

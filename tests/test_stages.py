@@ -1,5 +1,5 @@
 """What the notebook of the stages does not show: equal runs, losses that break, targets that cannot be learnt, damaged files."""
-import json, os
+import json
 import numpy as np
 import open_clip
 import pandas as pd
