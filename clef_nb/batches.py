@@ -86,6 +86,7 @@ def frame_cache(
     size:int=64,                 # side of the square pictures kept, in pixels
     crop:'str|tuple|np.ndarray|None'=None, # None: the whole picture, which must be square; 'centre': its central square; (left, top, right, bottom) in fractions 0..1, for all rows or [N, 4]
     folder:'str|Path|None'=None, # where caches are kept; None for data/cache below the working directory
+    progress:bool=True,          # show a bar when decoding takes more than two seconds
 ) -> np.memmap:                  # uint8 [N, size, size, 3], read-only, one picture a row of the table
     """Decode every frame of the table once; later calls open the same file. Changed images, another size or crop make another cache.
     Raises FileNotFoundError for a missing image, ValueError naming an image that is truncated or not square, and OSError when the disk is full; a cache is written in full or not at all."""
@@ -103,7 +104,7 @@ def frame_cache(
     paths, workers = table.image_paths(), os.cpu_count() or 1
     try:
         # plain writes: on a full disk they raise, where a memory map would end the process
-        with open(parts[0], 'wb') as f, ThreadPoolExecutor(workers) as pool, tqdm(total=n, desc='decoding', unit='frame', delay=2) as bar:
+        with open(parts[0], 'wb') as f, ThreadPoolExecutor(workers) as pool, tqdm(total=n, desc='decoding', unit='frame', delay=2, disable=not progress) as bar:
             np.lib.format.write_array_header_1_0(f, dict(descr='|u1', fortran_order=False, shape=shape))
             for i in range(0, n, 64*workers):
                 rows = range(i, min(i + 64*workers, n))

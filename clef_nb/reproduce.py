@@ -170,7 +170,7 @@ def demo(out:str|Path='runs/demo', # folder for the results; made when missing, 
     say = lambda text: print(text, flush=True) if progress else None
     say(f"Data: a miniature of BP4D with {size['n_subjects']} subjects in {data}")
     table = bp4d(twin(data, size['n_subjects'], size['frames_per_sequence'], seed))
-    images = frame_cache(table, 64, folder=data.parent / 'cache')
+    images = frame_cache(table, 64, folder=data.parent / 'cache', progress=progress)
     _, test_table = table.fold(1)
     inside = table.df['subject'].isin(test_table.subjects).to_numpy(); fold = np.flatnonzero(~inside), np.flatnonzero(inside)
     rows = {}
