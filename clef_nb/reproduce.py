@@ -36,7 +36,7 @@ ROWS = {'no stage 1': None,
 
 # %% ../nbs/14_reproduce.ipynb #settings
 FULL = dict(n_subjects=41, frames_per_sequence=24, pretrain_steps=160, align_steps=160, n_boot=1000)
-QUICK = dict(n_subjects=12, frames_per_sequence=8, pretrain_steps=24, align_steps=40, n_boot=200)
+QUICK = dict(n_subjects=12, frames_per_sequence=6, pretrain_steps=12, align_steps=20, n_boot=200)
 BATCH = 128
 
 # %% ../nbs/14_reproduce.ipynb #twin
