@@ -105,10 +105,10 @@ def results_table(results:list[dict] # rows of results.json
     return '\n'.join('  '.join(c.ljust(w) for c, w in zip(l, widths)).rstrip() for l in lines)
 
 # %% ../nbs/14_reproduce.ipynb #report
-def _png(fig, **kw):
+def _png(fig, format):
     import matplotlib.pyplot as plt
-    buffer = io.BytesIO(); fig.savefig(buffer, format=kw.get('format', 'png'), dpi=100, bbox_inches='tight'); plt.close(fig)
-    return f"data:image/{kw.get('format', 'png')};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    buffer = io.BytesIO(); fig.savefig(buffer, format=format, dpi=100, bbox_inches='tight'); plt.close(fig)
+    return f"data:image/{format};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 _STYLE = '''body{font:16px/1.55 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}h1{font-size:1.7rem}h2{font-size:1.2rem;margin-top:2.4rem}
 img{max-width:100%;height:auto}table{border-collapse:collapse;font-size:.9rem;display:block;overflow-x:auto}td,th{padding:.3rem .7rem;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}
@@ -129,7 +129,7 @@ def write_report(path:str|Path, # HTML file to write
     wanted = [df.index[(df.subject == s) & (df.activity == a)][len(df[(df.subject == s) & (df.activity == a)]) // 2] for s in sorted(set(subject))[:4] for a in sorted(set(activity))]
     pictures = images[test][wanted]
     parts = []
-    def figure(fig, alt, caption, format='png'): parts.append(f'<figure><img alt="{html.escape(alt)}" src="{_png(fig, format=format)}"><figcaption>{html.escape(caption)}</figcaption></figure>')
+    def figure(fig, alt, caption, format='png'): parts.append(f'<figure><img alt="{html.escape(alt)}" src="{_png(fig, format)}"><figcaption>{html.escape(caption)}</figcaption></figure>')
     def section(title, text): parts.append(f'<h2>{html.escape(title)}</h2><p>{html.escape(text)}</p>')
     results = [r['result'] for r in rows.values()]
     parts.append(f'<h1>CLEF on rendered faces</h1><p>{len(set(table.subset(train).df.subject))} training subjects, {len(set(subject))} test subjects whom no stage has seen, {len(train):,} and {len(test):,} frames. '
@@ -222,4 +222,4 @@ def main(argv:list[str]|None=None # arguments; None takes the command line's
     except (ValueError, OSError) as e: print(f'clef: {e}', file=sys.stderr); return 1
     return 0
 
-if __name__ == '__main__' and not hasattr(sys, 'ps1') and 'ipykernel' not in sys.modules: sys.exit(main())
+if __name__ == '__main__' and not hasattr(sys, 'ps1'): sys.exit(main())      # notebooks have a prompt

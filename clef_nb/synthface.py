@@ -157,7 +157,7 @@ def _base_attributes():
     ears = np.abs(head.shape['ears/ear-scale-incr']).max(1) > .02
     return a, fade, ears
 
-def _tone(x): 
+def _tone(x):
     "Albedo of skin from very light (0) to very dark (1)"
     stops = np.array([(.93, .76, .67), (.86, .66, .54), (.74, .53, .40), (.55, .37, .26), (.36, .23, .16), (.22, .14, .10)], np.float32)
     t = np.clip(x, 0, .9999) * (len(stops) - 1); i = int(t)
@@ -167,6 +167,34 @@ def _noise(rng, cells):
     "Smooth noise of unit variance on the map"
     g = Image.fromarray(rng.normal(size=(cells * 3 // 2, cells)).astype(np.float32)).resize((_W, _H), Image.BICUBIC)
     g = np.asarray(g); return g / g.std()
+
+# %% ../nbs/03_synthface.ipynb #dress
+def _dress(rng, v, inside, style):
+    "Add glasses, the curtain of long hair and clothes to the vertices; returns vertices, attributes, fade, and whether there are glasses"
+    glasses = rng.random() < .24
+    base, lash, _ = _base_attributes(); x, y, _ = load_head().vertices.T
+    eye = np.unique(load_head().triangles[load_head().part == 1]); eye_v = v[eye]; bx = eye_v[eye_v[:, 0] > 0].mean(0)[0]
+    w, h, thin = rng.uniform(.19, .24), rng.uniform(.13, .19), rng.uniform(.016, .034)
+    zg = v[(abs(x) < .06) & (y > 7.2) & (y < 7.3), 2].max() + .07
+    angle = np.linspace(0, 2 * np.pi, _RING, endpoint=False); power = rng.uniform(.55, 1.)
+    c, s = np.cos(angle), np.sin(angle); c, s = np.sign(c) * abs(c)**power, np.sign(s) * abs(s)**power
+    extra = [(cx + (w + t) * c[k], (h + t) * s[k] - .02, zg - .25 * (cx + w * c[k])**2) for cx in (bx, -bx) for k in range(_RING) for t in (0, thin)]
+    extra += [(-bx + w, .04, zg), (-bx + w, .04 - thin, zg), (bx - w, .04, zg), (bx - w, .04 - thin, zg)]
+    extra += [(sgn * px, py, pz) for sgn in (1, -1) for px, pz in ((bx + w, zg - .1), (.76, -.9)) for py in (.06, .06 - thin)]
+    width, reach = rng.uniform(.95, 1.15), rng.uniform(-1.9, -.9)
+    outline = [(.95, .45), (.55, .76), (-.1, .86), (.4 * reach - .2, .92 * width), (reach, .84 * width)]
+    extra += [(t * half, py - .12 * (1 - abs(t)) * (row == 4), -.6 - .2 * t * t) for t in np.linspace(-1, 1, _COLUMNS) for row, (py, half) in enumerate(outline)]
+    neckline = rng.uniform(.05, .3)
+    extra += [(1.25 * t, py, -.25 - .6 * t * t) for t in np.linspace(-1, 1, _COLUMNS) for py in (-1.0 - .35 * max(0, abs(t) - .45) - (.2 + neckline) * math.exp(-(t / .3)**2), -2.6)]
+    fade = np.concatenate([lash, np.repeat([0. if glasses else 2., 0. if style == 'long' else 2., 0.], [_N_GLASSES, _N_CURTAIN, _N_CLOTHES])]).astype(np.float32)
+    attr = np.concatenate([base, np.zeros((len(extra), 6), np.float32)])
+    is_skin = np.ones(len(v), bool); is_skin[eye] = False
+    attr[:len(v), 3][is_skin] = inside[is_skin]
+    attr[len(v):, 2] = .8
+    curtain = slice(len(v) + _N_GLASSES, len(v) + _N_GLASSES + _N_CURTAIN)
+    attr[curtain, 0] = np.repeat(np.linspace(-.8, .8, _COLUMNS), _ROWS); attr[curtain, 1] = np.tile(np.linspace(8.3, 6.2, _ROWS), _COLUMNS)
+    attr[len(v):len(v) + _N_GLASSES, 5] = float(rng.choice([.04, .08, .35]))
+    return np.concatenate([v, np.array(extra, np.float32)]), attr, fade, glasses
 
 # %% ../nbs/03_synthface.ipynb #draw-subject
 def draw_subject(rng:np.random.Generator, # source of all randomness: the same generator state gives the same person
@@ -182,7 +210,7 @@ def draw_subject(rng:np.random.Generator, # source of all randomness: the same g
         macro[f'{a}-{sex}-young'] = w * (1 - age); macro[f'{a}-{sex}-old'] = w * age
     shape = dict(zip(TRAITS, (rng.normal(size=len(TRAITS)) * .42).clip(-1, 1)))
     v = identity(macro, shape) + rng.uniform(0, .12) * au_deltas()[AUS.index(43)]     # lids at rest
-    base, lash, ears = _base_attributes()
+    *_, ears = _base_attributes()
 
     # skin
     melanin = float(np.clip(ancestry @ (.78, .30, .16) + rng.normal() * .12, 0, 1))
@@ -245,31 +273,7 @@ def draw_subject(rng:np.random.Generator, # source of all randomness: the same g
     normals = vertex_normals(v, load_head().triangles)
     v = v + normals * (volume * _step(inside, 0, .12) * (.15 + .85 * _step(y, 7.5, 8.0)) * (1 + .15 * np.sin(9 * x + rng.uniform(0, 6))))[:, None].astype(np.float32)
 
-    # glasses, the curtain of long hair, and clothes
-    glasses = rng.random() < .24
-    eye = np.unique(load_head().triangles[load_head().part == 1]); eye_v = v[eye]; bx = eye_v[eye_v[:, 0] > 0].mean(0)[0]
-    w, h, thin = rng.uniform(.19, .24), rng.uniform(.13, .19), rng.uniform(.016, .034)
-    zg = v[(abs(x) < .06) & (y > 7.2) & (y < 7.3), 2].max() + .07
-    angle = np.linspace(0, 2 * np.pi, _RING, endpoint=False); power = rng.uniform(.55, 1.)
-    c, s = np.cos(angle), np.sin(angle); c, s = np.sign(c) * abs(c)**power, np.sign(s) * abs(s)**power
-    extra = [(cx + (w + t) * c[k], (h + t) * s[k] - .02, zg - .25 * (cx + w * c[k])**2) for cx in (bx, -bx) for k in range(_RING) for t in (0, thin)]
-    extra += [(-bx + w, .04, zg), (-bx + w, .04 - thin, zg), (bx - w, .04, zg), (bx - w, .04 - thin, zg)]
-    extra += [(sgn * px, py, pz) for sgn in (1, -1) for px, pz in ((bx + w, zg - .1), (.76, -.9)) for py in (.06, .06 - thin)]
-    width, reach = rng.uniform(.95, 1.15), rng.uniform(-1.9, -.9)
-    outline = [(.95, .45), (.55, .76), (-.1, .86), (.4 * reach - .2, .92 * width), (reach, .84 * width)]
-    extra += [(t * half, py - .12 * (1 - abs(t)) * (row == 4), -.6 - .2 * t * t) for t in np.linspace(-1, 1, _COLUMNS) for row, (py, half) in enumerate(outline)]
-    neckline = rng.uniform(.05, .3)
-    extra += [(1.25 * t, py, -.25 - .6 * t * t) for t in np.linspace(-1, 1, _COLUMNS) for py in (-1.0 - .35 * max(0, abs(t) - .45) - (.2 + neckline) * math.exp(-(t / .3)**2), -2.6)]
-    fade = np.concatenate([lash, np.repeat([0. if glasses else 2., 0. if style == 'long' else 2., 0.], [_N_GLASSES, _N_CURTAIN, _N_CLOTHES])]).astype(np.float32)
-    attr = np.concatenate([base, np.zeros((len(extra), 6), np.float32)])
-    is_skin = np.ones(len(v), bool); is_skin[eye] = False
-    attr[:len(v), 3][is_skin] = inside[is_skin]
-    attr[len(v):, 2] = .8
-    curtain = slice(len(v) + _N_GLASSES, len(v) + _N_GLASSES + _N_CURTAIN)
-    attr[curtain, 0] = np.repeat(np.linspace(-.8, .8, _COLUMNS), _ROWS); attr[curtain, 1] = np.tile(np.linspace(8.3, 6.2, _ROWS), _COLUMNS)
-    attr[len(v):len(v) + _N_GLASSES, 5] = float(rng.choice([.04, .08, .35]))
-    v = np.concatenate([v, np.array(extra, np.float32)])
-
+    v, attr, fade, glasses = _dress(rng, v, inside, style)
     pi = np.array([.35 + .6 * melanin, .2, .28, .10, .07]) * (1, 1 + 2 * melanin, max(0, 1 - 2.2 * melanin), max(0, 1 - 2 * melanin), max(0, 1 - 2 * melanin))
     iris = np.array(IRIS_COLOURS[rng.choice(list(IRIS_COLOURS), p=pi / pi.sum())], np.float32) * rng.uniform(.85, 1.2)
     words = dict(sex='woman' if female else 'man', age='young' if age < .3 else 'old' if age > .6 else 'middle-aged', hair='bald' if bald else f'{style} {colour} hair',
@@ -518,6 +522,7 @@ def _subject_frames(index, name, n_frames, size, seed, habit_strength, strength)
 
 def _by_subject(job, names):
     "Run `job(index, name)` for all subjects on all cores; numba leaves Python's lock alone"
+    for shared in (openness, _extras, _base_attributes, _wrinkle_stack, _grain): shared()      # computed once, before the threads ask
     with ThreadPoolExecutor(os.cpu_count()) as pool: return list(pool.map(job, range(len(names)), names))
 
 def faces(n_subjects:int=8, # people
@@ -528,7 +533,6 @@ def faces(n_subjects:int=8, # people
           strength:float=1., # of the nuisances, see `draw_shot`
          ) -> tuple: # uint8 images [N, size, size, 3]; DataFrame with subject, activity, frame, `AU{n}_intensity` (0..5), yaw, pitch, glasses
     "Render subjects in all activities into memory."
-    load_head(), openness(), _extras(), _base_attributes(), _wrinkle_stack(), _grain()      # computed once, before the threads ask
     parts = _by_subject(lambda i, name: _subject_frames(i, name, frames, size, seed, habit_strength, strength), subject_names(n_subjects))
     return np.concatenate([p[0] for p in parts]), pd.DataFrame([r for p in parts for r in p[1]])
 
@@ -551,7 +555,6 @@ def write_bp4d(root:str|Path, # folder to make; refused when it exists
     names = BP4D_SUBJECTS[:n_subjects]
     root.parent.mkdir(parents=True, exist_ok=True)
     tmp = Path(tempfile.mkdtemp(prefix=f'.{root.name}-', dir=root.parent))
-    load_head(), openness(), _extras(), _base_attributes(), _wrinkle_stack(), _grain()
     margin = 2       # images before and after the coded run
     def job(index, name):
         images, rows = _subject_frames(index, name, frames_per_sequence + 2 * margin, size, seed, habit_strength, 1.)
@@ -597,7 +600,6 @@ def captioned(n:int, # pictures
               per_subject:int=4, # pictures of each person
              ) -> tuple: # uint8 images [n, size, size, 3]; list of n captions
     "Draw faces with everyday captions, as CLIP's training data had them (Radford et al. 2021). The subjects come from random streams that no twin uses."
-    load_head(), openness(), _extras(), _base_attributes(), _wrinkle_stack(), _grain()
     def job(index, _):
         rng = _stream(seed, 9, index); s = draw_subject(rng, f"{'FM'[rng.integers(2)]}{index:05d}"); out = []
         for _ in range(min(per_subject, n - index * per_subject)):
