@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -39,8 +40,22 @@ def _boxes(crop, n):
     if not good.all(): raise ValueError(f'row {int(good.argmin())}: the box {boxes[good.argmin()].tolist()} is impossible; left < right and top < bottom are fractions between 0 and 1')
     return boxes
 
+def _fit(x, path, size, crop):
+    "uint8 [B, size, size, 3] from colours or greys [B, C, H, W]; `crop` is None, 'centre' or a box"
+    h, w = x.shape[2:]
+    if crop is None:
+        if max(h, w) > 1.02*min(h, w): raise ValueError(f"{path} is {w} x {h} pixels, which is not square; say crop='centre', or give a box (left, top, right, bottom) in fractions of the picture")
+    elif isinstance(crop, str):
+        s = min(h, w); x = x[..., (h - s)//2:(h + s)//2, (w - s)//2:(w + s)//2]
+    else:
+        left, top, right, bottom = np.round(np.asarray(crop)*(w, h, w, h)).astype(int)
+        left, top = min(left, w - 1), min(top, h - 1)
+        x = x[..., top:max(bottom, top + 1), left:max(right, left + 1)]
+    if x.shape[2:] != (size, size): x = F.interpolate(x, (size, size), mode='bilinear', antialias=True)
+    return x.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+
 def _decode(path, size, crop):
-    "One picture as uint8 [size, size, 3]; `crop` is None, 'centre' or a box"
+    "One picture as uint8 [size, size, 3]"
     raw = Path(path).read_bytes()
     try:
         if decode_image and (raw[:2] == b'\xff\xd8' or raw[:4] == b'\x89PNG'):
@@ -50,30 +65,59 @@ def _decode(path, size, crop):
             x = torch.from_numpy(np.array(Image.open(BytesIO(raw)).convert('RGB'))).permute(2, 0, 1)
     except (RuntimeError, OSError, SyntaxError, ValueError) as e:
         raise ValueError(f'{path} cannot be decoded ({str(e).splitlines()[0].split(", ")[-1] if raw else "the file is empty"}); put the original file back') from e
-    h, w = x.shape[1:]
-    if crop is None:
-        if max(h, w) > 1.02*min(h, w): raise ValueError(f"{path} is {w} x {h} pixels, which is not square; say crop='centre', or give a box (left, top, right, bottom) in fractions of the picture")
-    elif isinstance(crop, str):
-        s = min(h, w); x = x[:, (h - s)//2:(h + s)//2, (w - s)//2:(w + s)//2]
-    else:
-        left, top, right, bottom = np.round(np.asarray(crop)*(w, h, w, h)).astype(int)
-        left, top = min(left, w - 1), min(top, h - 1)
-        x = x[:, top:max(bottom, top + 1), left:max(right, left + 1)]
-    if x.shape[1:] != (size, size): x = F.interpolate(x[None], (size, size), mode='bilinear', antialias=True)[0]
-    return x.permute(1, 2, 0).numpy()
+    return _fit(x[None], path, size, crop)[0]
 
 # %% ../nbs/06_batches.ipynb #frame-cache
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, 'EDQUOT', errno.ENOSPC)}
 
-def _fingerprint(table, size, crop, boxes):
+def _array(path):
+    "An array of pictures, mapped into memory"
+    try: x = np.load(path, mmap_mode='r')
+    except (OSError, ValueError, EOFError) as e: raise ValueError(f'{path} is no whole array file ({str(e).splitlines()[0] if str(e) else type(e).__name__}); write it anew with np.save') from e
+    if not isinstance(x, np.ndarray) or x.dtype != np.uint8 or not (x.ndim == 3 or x.ndim == 4 and x.shape[3] == 3):
+        raise ValueError(f'{path} holds {f"{x.dtype} {list(x.shape)}" if isinstance(x, np.ndarray) else "several arrays"}; pictures are uint8 [N, H, W] or [N, H, W, 3]')
+    return x
+
+def _sources(table):
+    "For each row: path, size and time of its file, the array where the file holds many pictures, and the picture's place in it"
+    sources, opened = [], {}
+    for i, name in enumerate(table.df['path']):
+        file, at, place = name.rpartition('.npy#')
+        file = file + '.npy' if at else name
+        if file not in opened:
+            path = table.root/file
+            try: s = os.stat(path)
+            except FileNotFoundError: raise FileNotFoundError(f'row {i}: {path} does not exist; put the image there, or leave the row out with table.subset') from None
+            if not at and name.endswith('.npy'): raise ValueError(f'row {i}: {path} is an array of pictures; say which one, for example {name}#0')
+            try: source = path, s.st_size, s.st_mtime_ns, _array(path) if at else None
+            except ValueError as e: raise ValueError(f'row {i}: {e}') from e.__cause__
+            if at: opened[file] = source
+        else: source = opened[file]
+        if at and not (re.fullmatch('[0-9]+', place) and int(place) < len(source[3])):
+            raise ValueError(f'row {i}: {table.root/name}: there is no picture {place!r}; the file holds {len(source[3]):,}, counted from 0')
+        sources.append((*source, int(place) if at else None))
+    return sources
+
+def _fingerprint(table, sources, size, crop, boxes):
     "Changes with the images (path, bytes, time of change), their order, the size and the crop"
     h = hashlib.sha256(json.dumps([1, str(table.root.resolve()), size, crop if boxes is None else 'boxes']).encode())
     if boxes is not None: h.update(np.ascontiguousarray(boxes).tobytes())
-    for i, (name, path) in enumerate(zip(table.df['path'], table.image_paths())):
-        try: s = os.stat(path)
-        except FileNotFoundError: raise FileNotFoundError(f'row {i}: {path} does not exist; put the image there, or leave the row out with table.subset') from None
-        h.update(f'{name}\0{s.st_size}\0{s.st_mtime_ns}\n'.encode())
+    for name, (_, length, time, _, _) in zip(table.df['path'], sources): h.update(f'{name}\0{length}\0{time}\n'.encode())
     return h.hexdigest()[:20]
+
+def _pictures(sources, size, crops, pool, workers):
+    "Pictures uint8 [B, size, size, 3]; `crops` is one for all, or a list with one for each"
+    each = isinstance(crops, list)
+    def from_array(array, places, crop):
+        x = torch.from_numpy(array[places])
+        return _fit(x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2), f'{array.filename}#{places[0]}', size, crop)
+    def one(k):
+        path, _, _, array, place = sources[k]; crop = crops[k] if each else crops
+        return _decode(path, size, crop) if array is None else from_array(array, [place], crop)[0]
+    array = sources[0][3]
+    if array is None or each or any(s[3] is not array for s in sources): return np.stack(list(pool.map(one, range(len(sources)))))
+    parts = np.array_split([s[4] for s in sources], min(workers, len(sources)))  # all from one array: no picture needs a call of its own
+    return np.concatenate(list(pool.map(lambda places: from_array(array, places, crops), parts)))
 
 def _opened(file, shape):
     "The cache in `file`, or None when it is not there or not whole"
@@ -89,27 +133,29 @@ def frame_cache(
     progress:bool=True,          # show a bar when decoding takes more than two seconds
 ) -> np.memmap:                  # uint8 [N, size, size, 3], read-only, one picture a row of the table
     """Decode every frame of the table once; later calls open the same file. Changed images, another size or crop make another cache.
-    Raises FileNotFoundError for a missing image, ValueError naming an image that is truncated or not square, and OSError when the disk is full; a cache is written in full or not at all."""
+    A path such as faces.npy#17 is row 17 of an array of pictures, uint8 [N, H, W] (grey) or [N, H, W, 3].
+    Raises FileNotFoundError for a missing file, ValueError naming an image that is truncated or not square or a row that an array does not have, and OSError when the disk is full; a cache is written in full or not at all."""
     n, size = len(table), int(size)
     if not n: raise ValueError('the table has no frames; nothing can be decoded')
     if size < 1: raise ValueError(f'size is {size}; it must be a number of pixels, 1 or more')
     boxes = _boxes(crop, n)
-    key, shape = _fingerprint(table, size, crop, boxes), (n, size, size, 3)
+    sources, shape = _sources(table), (n, size, size, 3)
+    key = _fingerprint(table, sources, size, crop, boxes)
     folder = Path('data')/'cache' if folder is None else Path(folder)
     file = folder/f'frames-{size}-{key}.npy'
     if (x := _opened(file, shape)) is not None: return x
     folder.mkdir(parents=True, exist_ok=True)
     about = dict(root=str(table.root.resolve()), name=table.name, frames=n, size=size, crop=crop if boxes is None else 'boxes')
     parts = [folder/f'.{file.stem}.{secrets.token_hex(4)}.part' for _ in range(2)]  # two processes may be at it at once
-    paths, workers = table.image_paths(), os.cpu_count() or 1
+    workers = os.cpu_count() or 1
     try:
         # plain writes: on a full disk they raise, where a memory map would end the process
         with open(parts[0], 'wb') as f, ThreadPoolExecutor(workers) as pool, tqdm(total=n, desc='decoding', unit='frame', delay=2, disable=not progress) as bar:
             np.lib.format.write_array_header_1_0(f, dict(descr='|u1', fortran_order=False, shape=shape))
             for i in range(0, n, 64*workers):
-                rows = range(i, min(i + 64*workers, n))
-                block = list(pool.map(lambda k: _decode(paths[k], size, crop if boxes is None else boxes[k]), rows))
-                f.write(np.stack(block).tobytes()); bar.update(len(block))
+                rows = slice(i, i + 64*workers)
+                block = _pictures(sources[rows], size, crop if boxes is None else list(boxes[rows]), pool, workers)
+                f.write(block.tobytes()); bar.update(len(block))
             f.flush(); os.fsync(f.fileno())
         with open(parts[1], 'w') as f: f.write(json.dumps(about, indent=1) + '\n')
         os.replace(parts[1], file.with_suffix('.json')); os.replace(parts[0], file)

@@ -22,6 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from .batches import frame_cache
+from .datasets import data_parser
 from .lab import bp4d
 from .leakage import leakage_report, raw_pixels
 from .metrics import au_scores
@@ -203,7 +204,7 @@ def main(argv:list[str]|None=None # arguments; None takes the command line's
     parser = argparse.ArgumentParser(prog='clef', formatter_class=argparse.RawDescriptionHelpFormatter,
         description='CLEF: text-driven contrastive learning for facial behaviour, without subject-ID leakage.',
         epilog='examples:\n  clef demo                     both stages on rendered faces, a table and a report, in minutes\n  clef demo --quick             the same in about a minute, to see that everything runs\n'
-               '  clef demo --out runs/seed1 --seed 1\n\nThe library is clef_nb; its notebooks are the documentation (make lab).')
+               '  clef demo --out runs/seed1 --seed 1\n  clef data list                the six data sets: licence, where to ask, layout\n  clef data check rafdb ROOT    is this copy complete?\n\nThe library is clef_nb; its notebooks are the documentation (make lab).')
     commands = parser.add_subparsers(dest='command', metavar='command')
     d = commands.add_parser('demo', help='train both stages on a rendered miniature of BP4D and write a report', formatter_class=argparse.RawDescriptionHelpFormatter,
         description='Write a miniature of BP4D (or reuse it), read it as the real one is read, and train three rows on fold 1:\n'
@@ -216,10 +217,11 @@ def main(argv:list[str]|None=None # arguments; None takes the command line's
     d.add_argument('--out', default='runs/demo', help='folder of the results (default: %(default)s)')
     d.add_argument('--data', default=None, help='folder of the miniature (default: data/bp4d-twin, or data/bp4d-twin-quick)')
     d.add_argument('--seed', type=int, default=0, help='seed of the data and of the training (default: %(default)s)')
+    d.set_defaults(run=lambda args: int(not demo(args.out, args.data, args.quick, args.seed)))
+    data_parser(commands)
     args = parser.parse_args(argv)
     if args.command is None: parser.print_help(); return 0
-    try: demo(args.out, args.data, args.quick, args.seed)
+    try: return args.run(args)
     except (ValueError, OSError) as e: print(f'clef: {e}', file=sys.stderr); return 1
-    return 0
 
 if __name__ == '__main__' and not hasattr(sys, 'ps1'): sys.exit(main())      # notebooks have a prompt

@@ -8,6 +8,19 @@ def test_help_without_a_command(capsys):
     out = capsys.readouterr().out
     assert 'clef demo --quick' in out and 'demo' in out
 
+def test_help_for_data(capsys):
+    assert reproduce.main(['data']) == 0
+    out = capsys.readouterr().out
+    assert 'clef data check rafdb' in out and all(a in out for a in ('list', 'check', 'write'))
+    with pytest.raises(SystemExit) as e: reproduce.main(['data', 'check', '--help'])
+    assert e.value.code == 0 and 'Exit code 0' in ' '.join(capsys.readouterr().out.split())
+    assert reproduce.main(['data', 'list']) == 0 and 'CLEF_BP4D' in capsys.readouterr().out
+
+def test_an_error_is_one_line(tmp_path, capsys):
+    assert reproduce.main(['data', 'check', 'bp4d', str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert said.out == '' and said.err.startswith('clef: ') and said.err.count('\n') == 1 and 'AU_OCC' in said.err
+
 def test_unknown_command(capsys):
     with pytest.raises(SystemExit) as e: reproduce.main(['dance'])
     assert e.value.code == 2
