@@ -164,6 +164,7 @@ _WRITING = {   # option: (parameters of the writers that it stands for, how argp
     'no-header':   (['header'], dict(action='store_const', const=False, help='validation.csv without a header, as in some copies (affectnet)')),
     'cameras':     (['cameras'], dict(nargs='+', choices=['left', 'right'], help='films to write (disfa)')),
     'habit':       (['habit_strength'], dict(type=float, metavar='X', help='how far a person has expressive habits, 0 for none (bp4d, bp4d_plus, disfa)')),
+    'expressiveness': (['expressiveness'], dict(type=float, metavar='X', help='how far people differ in how much they show, 0 for not at all (bp4d, bp4d_plus, disfa)')),
     'seed':        (['seed'], dict(type=int, metavar='S', help='the same seed gives the same files'))}
 
 _READING = {

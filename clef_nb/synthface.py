@@ -74,9 +74,9 @@ def subject_names(n:int # number of subjects
 
 def _stream(seed, *key): return np.random.default_rng([seed, *key])
 
-def _subject_frames(index, name, n_frames, size, seed, habit_strength, strength, profiles=ACTIVITY_AUS, key=0):
+def _subject_frames(index, name, n_frames, size, seed, behaviour, strength, profiles=ACTIVITY_AUS, key=0):
     "All sequences of one subject: images, and one row per frame"
-    rng = _stream(seed, key, index); s = draw_subject(rng, name, habit_strength); images, rows = [], []
+    rng = _stream(seed, key, index); s = draw_subject(rng, name, **behaviour); images, rows = [], []
     background, ambient = tuple(rng.uniform(.25, .75, 3)), float(rng.uniform(.35, .6))      # one visit to the laboratory
     for a, (activity, profile) in enumerate(profiles.items()):
         rng = _stream(seed, key + 1, index, a)
@@ -97,11 +97,12 @@ def faces(n_subjects:int=8, # people
           frames:int=8, # frames of each of the eight activities
           size:int=64, # pixels
           seed:int=0, # the same seed gives the same bytes
-          habit_strength:float=.5, # see `draw_subject`
+          habit_strength:float=.5, # see `draw_subject`; with `expressiveness` at 0, too, identity says nothing about action units
+          expressiveness:float=.22, # see `draw_subject`
           strength:float=1., # of the nuisances, see `draw_shot`
          ) -> tuple: # uint8 images [N, size, size, 3]; DataFrame with subject, activity, frame, `AU{n}_intensity` (0..5), yaw, pitch, glasses
     "Render subjects in all activities into memory."
-    parts = _by_subject(lambda i, name: _subject_frames(i, name, frames, size, seed, habit_strength, strength), subject_names(n_subjects))
+    parts = _by_subject(lambda i, name: _subject_frames(i, name, frames, size, seed, dict(habit_strength=habit_strength, expressiveness=expressiveness), strength), subject_names(n_subjects))
     return np.concatenate([p[0] for p in parts]), pd.DataFrame([r for p in parts for r in p[1]])
 
 # %% ../nbs/03_synthface.ipynb #express
@@ -142,9 +143,11 @@ def _within(**numbers):
 
 def _write_twin(root, dataset, settings, fill):
     "`fill(folder)` writes the data set and returns the rows of its truth; truth.parquet and twin.json are laid beside it, and the whole takes its name at the very end"
-    root, habit = Path(root), settings.get('habit_strength', 0)
+    root = Path(root)
     _within(seed=(settings['seed'], 0, 2**63))
-    if isinstance(habit, bool) or not isinstance(habit, (int, float)) or not 0 <= habit <= 20: raise ValueError(f'habit_strength is {habit!r}; it must be a number from 0 to 20')
+    for name in ('habit_strength', 'expressiveness'):
+        x = settings.get(name, 0)
+        if isinstance(x, bool) or not isinstance(x, (int, float)) or not 0 <= x <= 20: raise ValueError(f'{name} is {x!r}; it must be a number from 0 to 20')
     if root.exists(): raise FileExistsError(f'{root} exists: choose another folder, or remove it first')
     root.parent.mkdir(parents=True, exist_ok=True)
     tmp = Path(tempfile.mkdtemp(prefix=f'.{root.name}-', dir=root.parent))
@@ -172,12 +175,12 @@ def _in_turn(lists): return tuple(s for group in zip_longest(*lists) for s in gr
 BP4D_SUBJECTS = _in_turn(BP4D_PARTS)        # the official parts in turn, so that a few subjects fill all three folds
 _BP4D_COLUMNS = (1, 2, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 22, 23, 24, 27, 28)
 
-def _fill_tasks(tmp, names, key, profiles, coded, columns, digits, n_frames, size, seed, habit_strength):
+def _fill_tasks(tmp, names, key, profiles, coded, columns, digits, n_frames, size, seed, behaviour):
     "Images and AU files of BP4D and BP4D+"
     margin = 2       # images before and after the coded run
     for folder in ['AU_OCC'] + [f'AU_INT/AU{u:02d}' for u in POSED]: (tmp / 'AUCoding' / folder).mkdir(parents=True)
     def job(index, name):
-        images, rows = _subject_frames(index, name, n_frames + 2 * margin, size, seed, habit_strength, 1., profiles, key)
+        images, rows = _subject_frames(index, name, n_frames + 2 * margin, size, seed, behaviour, 1., profiles, key)
         images = images.reshape(len(profiles), -1, *images.shape[1:])
         for a, activity in enumerate(profiles):
             rng = _stream(seed, key + 2, index, a)
@@ -201,11 +204,12 @@ def write_bp4d(root:str|Path, # folder to make; refused when it exists
                size:int=64, # pixels
                seed:int=0, # the same seed gives the same files
                habit_strength:float=.5, # see `draw_subject`
+               expressiveness:float=.22, # see `draw_subject`
               ) -> Path: # the folder
     "Write a miniature of BP4D in its official layout. Appears all at once or not at all. Raises FileExistsError for an existing folder and ValueError for impossible numbers."
     _within(n_subjects=(n_subjects, 1, 41), frames_per_sequence=(frames_per_sequence, 1, 5000), size=(size, 16, 1024))
-    settings = dict(n_subjects=n_subjects, frames_per_sequence=frames_per_sequence, size=size, seed=seed, habit_strength=habit_strength)
-    return _write_twin(root, 'bp4d', settings, lambda tmp: _fill_tasks(tmp, BP4D_SUBJECTS[:n_subjects], 0, ACTIVITY_AUS, ACTIVITY_AUS, _BP4D_COLUMNS, 1, frames_per_sequence, size, seed, habit_strength))
+    settings = dict(n_subjects=n_subjects, frames_per_sequence=frames_per_sequence, size=size, seed=seed, habit_strength=habit_strength, expressiveness=expressiveness)
+    return _write_twin(root, 'bp4d', settings, lambda tmp: _fill_tasks(tmp, BP4D_SUBJECTS[:n_subjects], 0, ACTIVITY_AUS, ACTIVITY_AUS, _BP4D_COLUMNS, 1, frames_per_sequence, size, seed, dict(habit_strength=habit_strength, expressiveness=expressiveness)))
 
 # %% ../nbs/03_synthface.ipynb #write-bp4d-plus
 BP4D_PLUS_SUBJECTS = _in_turn([[f'F{i:03d}' for i in range(1, 83)], [f'M{i:03d}' for i in range(1, 59)]])
@@ -219,11 +223,12 @@ def write_bp4d_plus(root:str|Path, # folder to make; refused when it exists
                     size:int=64, # pixels
                     seed:int=0, # the same seed gives the same files
                     habit_strength:float=.5, # see `draw_subject`
+                    expressiveness:float=.22, # see `draw_subject`
                    ) -> Path: # the folder
     "Write a miniature of BP4D+: images of ten tasks, AU files of T1, T6, T7 and T8 alone, their columns in an order of their own. Appears all at once or not at all. Raises FileExistsError for an existing folder and ValueError for impossible numbers."
     _within(n_subjects=(n_subjects, 1, 140), frames_per_sequence=(frames_per_sequence, 1, 5000), size=(size, 16, 1024))
-    settings = dict(n_subjects=n_subjects, frames_per_sequence=frames_per_sequence, size=size, seed=seed, habit_strength=habit_strength)
-    return _write_twin(root, 'bp4d_plus', settings, lambda tmp: _fill_tasks(tmp, BP4D_PLUS_SUBJECTS[:n_subjects], 10, BP4D_PLUS_ACTIVITY_AUS, BP4D_PLUS_CODED, _BP4D_PLUS_COLUMNS, 4, frames_per_sequence, size, seed, habit_strength))
+    settings = dict(n_subjects=n_subjects, frames_per_sequence=frames_per_sequence, size=size, seed=seed, habit_strength=habit_strength, expressiveness=expressiveness)
+    return _write_twin(root, 'bp4d_plus', settings, lambda tmp: _fill_tasks(tmp, BP4D_PLUS_SUBJECTS[:n_subjects], 10, BP4D_PLUS_ACTIVITY_AUS, BP4D_PLUS_CODED, _BP4D_PLUS_COLUMNS, 4, frames_per_sequence, size, seed, dict(habit_strength=habit_strength, expressiveness=expressiveness)))
 
 # %% ../nbs/03_synthface.ipynb #write-disfa
 DISFA_SUBJECTS = _in_turn(DISFA_PARTS)
@@ -237,6 +242,7 @@ def write_disfa(root:str|Path, # folder to make; refused when it exists
                 size:int=64, # pixels
                 seed:int=0, # the same seed gives the same files
                 habit_strength:float=.5, # see `draw_subject`
+                expressiveness:float=.22, # see `draw_subject`
                 cameras:tuple=('left',), # 'left', 'right' or both
                ) -> Path: # the folder
     "Write a miniature of DISFA: one video a subject, images counted from 0, label lines from 1, intensities 0 to 5, and the table activities.csv of the frames in which each emotion was shown. Appears all at once or not at all. Raises FileExistsError for an existing folder and ValueError for impossible numbers or cameras."
@@ -246,7 +252,7 @@ def write_disfa(root:str|Path, # folder to make; refused when it exists
     ends = [frames_per_subject * (k + 1) // len(DISFA_ACTIVITIES) for k in range(len(DISFA_ACTIVITIES))]
     def fill(tmp):
         def job(index, name):
-            rng = _stream(seed, 20, index); s = draw_subject(rng, name.replace('SN', 'FM'[rng.integers(2)]), habit_strength)
+            rng = _stream(seed, 20, index); s = draw_subject(rng, name.replace('SN', 'FM'[rng.integers(2)]), habit_strength, expressiveness)
             background, ambient, rows = tuple(rng.uniform(.25, .75, 3)), float(rng.uniform(.35, .6)), []
             for a, (activity, start, end) in enumerate(zip(DISFA_ACTIVITIES, [0] + ends, ends)):
                 rng = _stream(seed, 21, index, a)
@@ -264,7 +270,7 @@ def write_disfa(root:str|Path, # folder to make; refused when it exists
         with open(tmp / 'activities.csv', 'w', newline='') as f:
             csv.writer(f).writerows([['start', 'end', 'activity', 'task', 'emotion']] + [[start + 1, end, a, *DISFA_ACTIVITIES[a][:2]] for a, start, end in zip(DISFA_ACTIVITIES, [0] + ends, ends)])
         return [r for part in _by_subject(job, DISFA_SUBJECTS[:n_subjects]) for r in part]
-    settings = dict(n_subjects=n_subjects, frames_per_subject=frames_per_subject, size=size, seed=seed, habit_strength=habit_strength, cameras=list(cameras))
+    settings = dict(n_subjects=n_subjects, frames_per_subject=frames_per_subject, size=size, seed=seed, habit_strength=habit_strength, expressiveness=expressiveness, cameras=list(cameras))
     return _write_twin(root, 'disfa', settings, fill)
 
 # %% ../nbs/03_synthface.ipynb #wild
