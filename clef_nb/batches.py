@@ -84,11 +84,11 @@ def _sources(table):
     for i, name in enumerate(table.df['path']):
         file, at, place = name.rpartition('.npy#')
         file = file + '.npy' if at else name
+        if not at and name.endswith('.npy'): raise ValueError(f'row {i}: {table.root/file} is an array of pictures; say which one, for example {name}#0')
         if file not in opened:
             path = table.root/file
             try: s = os.stat(path)
             except FileNotFoundError: raise FileNotFoundError(f'row {i}: {path} does not exist; put the image there, or leave the row out with table.subset') from None
-            if not at and name.endswith('.npy'): raise ValueError(f'row {i}: {path} is an array of pictures; say which one, for example {name}#0')
             try: source = path, s.st_size, s.st_mtime_ns, _array(path) if at else None
             except ValueError as e: raise ValueError(f'row {i}: {e}') from e.__cause__
             if at: opened[file] = source

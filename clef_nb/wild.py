@@ -314,15 +314,16 @@ def _votes(file, rule):
     same_width(file, cells, number)
     cells, number = cells[1:], number[1:]
     if not cells: raise ValueError(f'{file} has a header and no rows; put the original file back')
-    for row, n in zip(cells, number):
-        if re.search(r'[/\\:]|^\.', image := row[name]): raise ValueError(f'{file}, line {n}: the image name {image!r} leads to another folder; write the name alone, such as fer0000000.png')
-    v = [[row[c] for c in votes] for row in cells]
-    for row, n in zip(v, number):
-        if not all(c.isdecimal() and len(c) < 4 for c in row):
-            k = next(k for k, c in enumerate(row) if not (c.isdecimal() and len(c) < 4))
-            raise ValueError(f'{file}, line {n}, column {votes[k] + 1} ({_COLUMNS[k]}): {row[k][:40]!r} is no number of votes; put the original line back')
+    image, v = [row[name] for row in cells], [[row[c] for c in votes] for row in cells]
+    leads = re.compile(r'[/\\:]|^\.', re.M).search
+    if leads('\n'.join(image)):
+        i = next(i for i, name in enumerate(image) if leads(name))
+        raise ValueError(f'{file}, line {number[i]}: the image name {image[i]!r} leads to another folder; write the name alone, such as fer0000000.png')
+    if odd := {c for c in {c for row in v for c in row} if not re.fullmatch('[0-9]{1,3}', c)}:
+        i, k = next((i, k) for i, row in enumerate(v) for k, c in enumerate(row) if c in odd)
+        raise ValueError(f'{file}, line {number[i]}, column {votes[k] + 1} ({_COLUMNS[k]}): {v[i][k][:40]!r} is no number of votes; put the original line back')
+    image = np.array(image, dtype=object)
     v = np.array(v).astype(np.int16)
-    image = np.array([row[name] for row in cells], dtype=object)
     wins = np.where(image == '', len(_COLUMNS) - 1, _winner(v, rule))  # the official release makes no image of a row without name
     known = (wins >= 0) & (wins < len(FERPLUS_EXPRESSIONS))
     df = pd.DataFrame(dict(
@@ -351,7 +352,7 @@ def _values(x, value, last, wrong):
     u, t, h, k, after = x[3:], x[2:], x[1:], x, x[4:]
     for i in range(len(value)): value[i] = np.uint8(u[i] + np.uint8(t[i] < 10)*np.uint8(np.uint8(10*t[i]) + np.uint8(h[i] < 10)*np.uint8(100*h[i])))
     for i in range(len(value)): last[i] = np.uint8(u[i] < 10) & np.uint8(after[i] > 9)
-    for i in range(len(value)): wrong[i] = np.uint8(u[i] > 9) & (np.uint8(u[i] != 240) | np.uint8(t[i] > 9))  # anything but one blank after a digit
+    for i in range(len(value)): wrong[i] = np.uint8(u[i] > 9) & np.uint8(u[i] != 240)  # anything but digits and blanks
     for i in range(len(value)):  # four digits, or 256 and more: those wrap round to a small value
         wrong[i] |= np.uint8(u[i] < 10) & np.uint8(t[i] < 10) & np.uint8(h[i] < 10) & (np.uint8(k[i] < 10) | np.uint8(h[i] > 2) | (np.uint8(h[i] == 2) & np.uint8(value[i] < 200)))
     for i in range(len(value)): value[i] = np.uint8(value[i]*last[i])

@@ -20,7 +20,7 @@ def made(counts):
 def table(tmp_path):
     "Twelve small pictures on disk"
     rng, rows = np.random.default_rng(0), []
-    (tmp_path/'data').mkdir()
+    (tmp_path/'data').mkdir(exist_ok=True)
     for i in range(12):
         Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).resize((40, 40)).save(tmp_path/'data'/f'{i}.jpg')
         rows.append(dict(path=f'{i}.jpg', subject=f's{i%3}', activity=f'T{i%2}', frame=i))
@@ -149,6 +149,65 @@ def test_several_at_once(table, folder):
     with ThreadPoolExecutor(4) as pool: caches = list(pool.map(lambda _: np.array(frame_cache(table, 16, folder=folder)), range(4)))
     assert all((c == caches[0]).all() for c in caches) and len(left(folder)) == 2
     assert (caches[0] == frame_cache(table, 16, folder=folder)).all()
+
+# ---- pictures in arrays
+
+def pointing(folder, *names): return FrameTable(pd.DataFrame({'path': names}), folder)
+
+@pytest.fixture(params=[(), (3,)], ids=['grey', 'colour'])
+def array(tmp_path, request):
+    "Nine pictures in one file, deeper in the folder"
+    x = np.random.default_rng(0).integers(0, 256, (9, 16, 16, *request.param), dtype=np.uint8).repeat(2, 1).repeat(2, 2)
+    (tmp_path/'data'/'deep').mkdir(parents=True, exist_ok=True); np.save(tmp_path/'data'/'deep'/'a.npy', x)
+    return x if x.ndim == 4 else x[..., None].repeat(3, 3)
+
+def test_rows_of_an_array(array, tmp_path, folder):
+    order = [8, 0, 3]; t = pointing(tmp_path/'data', *(f'deep/a.npy#{i}' for i in order))
+    assert (frame_cache(t, 32, folder=folder) == array[order]).all()
+    for size, crop in (16, None), (20, 'centre'), (20, (.1, .5, .4, 1.)), (20, [[0, 0, .5, .5], [.5, .5, 1, 1], [0, .2, .7, 1]]):   # as the same pictures in files of their own
+        for i in order: Image.fromarray(array[i]).save(tmp_path/'data'/f'{i}.png')
+        x, y = (frame_cache(u, size, crop, folder).astype(int) for u in (t, pointing(tmp_path/'data', *(f'{i}.png' for i in order))))
+        assert np.abs(x - y).max() <= 1
+
+def test_array_beside_files_and_arrays(array, table, folder):
+    np.save(table.root/'b.npy', array[::-1, :, :, 0]); before = frame_cache(table, 32, folder=folder)
+    x = frame_cache(pointing(table.root, 'deep/a.npy#2', '5.jpg', 'b.npy#2', 'deep/a.npy#8'), 32, folder=folder)
+    assert (x[0] == array[2]).all() and (x[1] == before[5]).all() and (x[2] == array[6][..., :1]).all() and (x[3] == array[8]).all()
+
+def test_many_rows_keep_their_order(tmp_path, folder, monkeypatch):
+    "More than one block, and an array is opened once"
+    x = np.arange(700, dtype=np.uint32).astype(np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2); x[:, 0, 0] = np.arange(700)//256
+    np.save(tmp_path/'a.npy', x); order = np.random.default_rng(0).permutation(700); opened, load = [], np.load
+    monkeypatch.setattr(batches.np, 'load', lambda p, **kw: (opened.append(Path(p).name), load(p, **kw))[1])
+    c = frame_cache(pointing(tmp_path, *(f'a.npy#{i}' for i in order)), 4, folder=folder)
+    assert (c[..., 0] == x[order]).all() and opened.count('a.npy') == 1
+
+def test_changed_array_is_decoded_anew(array, tmp_path, folder):
+    p, t = tmp_path/'data'/'deep'/'a.npy', pointing(tmp_path/'data', 'deep/a.npy#1')
+    frame_cache(t, 32, folder=folder); s = p.stat(); np.save(p, 255 - array)
+    assert (frame_cache(t, 32, folder=folder)[0] == 255 - array[1]).all()
+    n = len(left(folder)); os.utime(p, ns=(s.st_atime_ns, s.st_mtime_ns + 7)); frame_cache(t, 32, folder=folder); assert len(left(folder)) == n + 2
+
+def test_a_hash_in_the_name_of_a_picture(tmp_path, folder):
+    for name in 'a#1.png', 'b.npy#1.png': Image.new('RGB', (8, 8), 'white').save(tmp_path/name)
+    assert frame_cache(pointing(tmp_path, 'a#1.png'), 8, folder=folder).min() == 255
+
+ARRAYS = {'a.npy#9': 'row 1: .*a.npy#9: there is no picture .9.; the file holds 9, counted from 0', 'a.npy#-1': 'no picture .-1.', 'a.npy#': 'no picture ..;', 'a.npy#x': 'no picture .x.', 'a.npy#1.0': 'no picture .1.0.', 'a.npy#²': 'no picture',
+          'a.npy': 'row 1: .*a.npy is an array of pictures; say which one, for example a.npy#0', 'float.npy#0': r'row 1: .*float.npy holds float64 \[2, 8, 8\]; pictures are uint8', 'flat.npy#0': r'uint8 \[8, 8\]', 'four.npy#0': r'uint8 \[2, 8, 8, 4\]',
+          'text.npy#0': 'row 1: .*text.npy is no whole array file', 'empty.npy#0': 'empty.npy is no whole array file', 'cut.npy#0': 'cut.npy is no whole array file', 'several.npy#0': 'several.npy holds several arrays', 'objects.npy#0': 'objects.npy is no whole array file'}
+@pytest.mark.parametrize('name', ARRAYS)
+def test_faults_of_arrays(tmp_path, folder, name):
+    np.save(tmp_path/'a.npy', np.zeros((9, 8, 8), np.uint8)); np.save(tmp_path/'float.npy', np.zeros((2, 8, 8))); np.save(tmp_path/'flat.npy', np.zeros((8, 8), np.uint8)); np.save(tmp_path/'four.npy', np.zeros((2, 8, 8, 4), np.uint8))
+    np.save(tmp_path/'objects.npy', np.array([None, {}]), allow_pickle=True); np.savez(tmp_path/'several', np.zeros((2, 8, 8), np.uint8)); (tmp_path/'several.npz').rename(tmp_path/'several.npy')
+    (tmp_path/'text.npy').write_text('no array'); (tmp_path/'empty.npy').touch(); (tmp_path/'cut.npy').write_bytes((tmp_path/'a.npy').read_bytes()[:300])
+    with pytest.raises(ValueError, match=ARRAYS[name]): frame_cache(pointing(tmp_path, 'a.npy#0', name), 8, folder=folder)
+    assert not folder.exists()
+
+def test_absent_array(tmp_path, folder):
+    with pytest.raises(FileNotFoundError, match=r'row 0: .*a\.npy does not exist'): frame_cache(pointing(tmp_path, 'a.npy#0'), 8, folder=folder)
+    np.save(tmp_path/'a.npy', np.zeros((2, 8, 12), np.uint8))
+    with pytest.raises(ValueError, match=r'a\.npy#0 is 12 x 8 pixels, which is not square'): frame_cache(pointing(tmp_path, 'a.npy#0', 'a.npy#1'), 8, folder=folder)
+    assert left(folder) == []
 
 # ---- pictures of all kinds
 

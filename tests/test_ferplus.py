@@ -123,8 +123,8 @@ def test_environment(root, monkeypatch):
 @pytest.mark.parametrize('change', [
     lambda t: t.replace('\n', '\r\n'), lambda t: '\ufeff' + t, lambda t: '\ufeff' + t.replace('\n', '\r\n').rstrip(), lambda t: t.rstrip('\n'), lambda t: t + '\n\r\n  \n',
     lambda t: t.replace('emotion,pixels', 'emotion, pixels'), lambda t: t.replace('3,', '3, "', 3).replace(',Tr', '" , "Tr', 3).replace('ing\n', 'ing"\n', 3),
-    lambda t: t.replace(' ', '  '), lambda t: t.replace('3,', '3, '), lambda t: t.replace(',P', ' ,P'), lambda t: t.replace(' 7 ', ' 007 ').replace(' 8 ', ' 0008 ')],
-    ids=['CRLF', 'byte-order mark', 'both, no last line end', 'no last line end', 'blank lines at the end', 'blank in header', 'some quoted', 'two blanks', 'blank before', 'blank behind', 'leading zeros'])
+    lambda t: t.replace(' ', '  '), lambda t: t.replace(' ', '\t'), lambda t: t.replace('3,', '3, '), lambda t: t.replace(',P', ' ,P'), lambda t: t.replace(' 7 ', ' 007 ').replace(' 8 ', ' 0008 ')],
+    ids=['CRLF', 'byte-order mark', 'both, no last line end', 'no last line end', 'blank lines at the end', 'blank in header', 'some quoted', 'two blanks', 'tabs', 'blank before', 'blank behind', 'leading zeros'])
 def test_spellings_of_pixels(root, change):
     file = root/'fer2013.csv'; file.write_bytes(change(file.read_text()).encode())
     pixels, splits = wild._parse(file)
@@ -137,7 +137,7 @@ def test_quoted_pixels(root):
 @pytest.mark.parametrize('odd', [False, True])
 def test_columns_go_by_header(root, order, odd):
     d = pd.read_csv(root/'fer2013.csv').assign(x='a b', y=17)
-    if odd: d.loc[2, 'x'] = 'a,b'; d.loc[[0, 2, 7], 'pixels'] = d.loc[[0, 2, 7], 'pixels'].str.replace(' ', '  ')
+    if odd: d.loc[2, 'x'] = 'a,b'; d.loc[[0, 2, 7], 'pixels'] = d.loc[[0, 2, 7], 'pixels'].str.replace(' ', '\t')
     d[order].to_csv(root/'fer2013.csv', index=False)
     pixels, splits = wild._parse(root/'fer2013.csv')
     assert (pixels == GREYS).all() and splits == ['train']*4 + ['validation']*2 + ['test']*2
@@ -149,6 +149,23 @@ def test_extra_columns_and_spreadsheet_leavings_in_votes(root):
     pd.testing.assert_frame_equal(ferplus(root).df, before)
     file.write_bytes(b'\xef\xbb\xbf' + votes_text().replace('\n', '\r\n').replace(',', ', ').encode() + b'\r\n')
     pd.testing.assert_frame_equal(ferplus(root).df, before)
+
+@pytest.mark.parametrize('number', ['256', '257', '299', '300', '500', '999', '1000', '1001', '1255', '00256', '65536', '4294967297', '-1', '+1', '1.0', '1e1', '0x1', 'x', '1x', 'x1', '²', '1;', '1/', '1:'])
+def test_no_greys(root, number):
+    "Wherever they stand in the line: nothing wraps round to a grey"
+    lines = (root/FER).read_text().split('\n')
+    for k in 0, 1, 1000, 2302, 2303:
+        x = [str(v) for v in GREYS[2].ravel()]; x[k] = number
+        (root/FER).write_text('\n'.join(lines[:3] + [f'3,{" ".join(x)},Training'] + lines[4:]))
+        with pytest.raises(ValueError, match=fr'fer2013\.csv, line 4, column 2 \(pixels\): number {k + 1} is'): wild._parse(root/FER)
+
+@pytest.mark.parametrize('number', ['0', '00', '000', '0000', '9', '09', '99', '100', '0100', '199', '200', '249', '250', '255', '0255'])
+def test_greys(root, number):
+    lines = (root/FER).read_text().split('\n')
+    for k in 0, 1, 1000, 2302, 2303:
+        x = [str(v) for v in GREYS[2].ravel()]; x[k] = number; y = GREYS.copy(); y[2].ravel()[k] = int(number)
+        (root/FER).write_text('\n'.join(lines[:3] + [f'3,{" ".join(x)},Training'] + lines[4:]))
+        assert (wild._parse(root/FER)[0] == y).all()
 
 @pytest.mark.parametrize('seed', range(20))
 def test_agrees_with_splitting_the_text(tmp_path, seed):
@@ -315,6 +332,7 @@ def test_stale_after_the_file_changes(root, tmp_path):
     assert t.df['path'][0] != first and frame_cache(t, 48, folder=tmp_path/'c')[0, 0, 0, 0] == (int(GREYS[0, 0, 0]) + 1) % 256
     (root/FER).write_text(pixel_text()); os.utime(root/FER, ns=(s.st_atime_ns, s.st_mtime_ns + 1)); assert ferplus(root).df['path'][0] not in (first, t.df['path'][0])  # same size, other time
     os.utime(root/FER, ns=(s.st_atime_ns, s.st_mtime_ns)); assert ferplus(root).df['path'][0] == first
+    (root/FER).write_text(pixel_text() + '\n'); os.utime(root/FER, ns=(s.st_atime_ns, s.st_mtime_ns)); assert ferplus(root).df['path'][0] != first  # other size, same time
 
 def test_damaged_array_is_made_anew(root, tmp_path):
     t = ferplus(root); array = root/t.df['path'][0].split('#')[0]; about = array.with_suffix('.json'); whole, said = array.read_bytes(), about.read_text()
