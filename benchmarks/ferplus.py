@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from clef_nb import wild
 from clef_nb.facs import FERPLUS_EXPRESSIONS
+from machine import cpu_model, save
 
 HERE = Path(__file__).resolve().parent
 TARGETS = {'parsed and kept': 2.2, 'from the array': 100}
@@ -43,10 +44,6 @@ def once(step, times=1):
     for _ in range(times): out = step()
     return out, (time.process_time() - c)/times, (time.perf_counter() - w)/times
 
-def cpu_model():
-    try: return next(line.split(':', 1)[1].strip() for line in open('/proc/cpuinfo') if line.startswith('model name'))
-    except (OSError, StopIteration): return platform.processor() or platform.machine()
-
 def main(rounds=5, rows=35_887, out=HERE/'results'/'ferplus.csv'):
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder); kept = root/'kept'
@@ -75,9 +72,7 @@ def main(rounds=5, rows=35_887, out=HERE/'results'/'ferplus.csv'):
     print(f'{"":34}{"CPU ms":>9}{"wall ms":>9}{"CPU ratio":>11}{"wall ratio":>11}{"target":>8}')
     for r in table.to_dict('records'): print(f'{r["way"]:34}{r["cpu_ms"]:9.1f}{r["wall_ms"]:9.1f}{r["cpu_ratio"]:11.1f}{r["wall_ratio"]:11.1f}' + ('' if pd.isna(r['target']) else f'{r["target"]:8g}'))
     about = dict(rows=rows, rounds=rounds, threads=1, numba_s=round(compiled, 1), cpu=cpu_model(), python=platform.python_version(), numpy=np.__version__, pandas=pd.__version__, numba=numba.__version__, date=datetime.date.today().isoformat())
-    if out:
-        out.parent.mkdir(exist_ok=True); part = out.with_suffix('.part')
-        table.assign(**about).to_csv(part, index=False); os.replace(part, out)
+    if out: save(table.assign(**about), out)
     print('\n' + ', '.join(f'{k} {v}' for k, v in about.items()))
 
 if __name__ == '__main__':

@@ -13,6 +13,7 @@ from clef_nb.batches import ActivityBatches
 from clef_nb.facs import BP4D_AUS, activity_texts
 from clef_nb.frames import FrameTable
 from clef_nb.lab import bp4d_folds
+from machine import cpu_model, save
 
 HERE = Path(__file__).resolve().parent
 SEGMENTS = HERE.parents[1]/'shared'/'real'/'bp4d_coded_segments.csv'
@@ -50,10 +51,6 @@ def measure(step, rounds):
         if i == 0: grown = peak() - before
     return out, statistics.median(wall), statistics.median(cpu), grown
 
-def cpu_model():
-    try: return next(line.split(':', 1)[1].strip() for line in open('/proc/cpuinfo') if line.startswith('model name'))
-    except (OSError, StopIteration): return platform.processor() or platform.machine()
-
 def main(path=SEGMENTS, rounds=7, out=HERE/'results'/'tables.csv'):
     df = coded_frames(path); rows = []
     make = lambda d: FrameTable(d, '.', 'BP4D', activity_texts('bp4d'), bp4d_folds(d['subject'].unique()))
@@ -73,9 +70,7 @@ def main(path=SEGMENTS, rounds=7, out=HERE/'results'/'tables.csv'):
     for r in rows: print(f'{r["step"]:32}{r["wall_ms"]:9.1f}{r["cpu_ms"]:9.1f}{r["peak_mb"]:9.1f}' + ('' if r['kept_mb'] is None else f'{r["kept_mb"]:9.1f}'))
     import pyarrow
     about = dict(frames=len(table), rounds=rounds, load=round(os.getloadavg()[0], 1), cpu=cpu_model(), python=platform.python_version(), pandas=pd.__version__, numpy=np.__version__, pyarrow=pyarrow.__version__, date=datetime.date.today().isoformat())
-    if out:
-        out.parent.mkdir(exist_ok=True); part = out.with_suffix('.part')
-        pd.DataFrame(rows).assign(**about).to_csv(part, index=False); os.replace(part, out)
+    if out: save(pd.DataFrame(rows).assign(**about), out)
     print('\n' + ', '.join(f'{k} {v}' for k, v in about.items()))
 
 if __name__ == '__main__':

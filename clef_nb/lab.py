@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 import pandas as pd
-from .facs import BP4D_AUS, BP4D_PARTS, BP4D_PLUS_CODED, DISFA_AUS, DISFA_CODED, DISFA_PARTS, activity_texts
+from .facs import BP4D_AUS, BP4D_PARTS, BP4D_PLUS_CODED, BP4D_PLUS_SUBJECTS, DISFA_AUS, DISFA_CODED, DISFA_PARTS, activity_texts
 from .frames import FrameTable, data_root, read_cells, same_width
 
 # %% ../nbs/04_lab.ipynb #parts
@@ -214,8 +214,6 @@ def bp4d(
     return FrameTable(df, root, 'BP4D', texts, bp4d_folds(df['subject'].unique()), notes)
 
 # %% ../nbs/04_lab.ipynb #bp4d-plus
-_PLUS_SUBJECTS = [f'F{i:03}' for i in range(1, 83)] + [f'M{i:03}' for i in range(1, 59)]
-
 def _plus_folds(folds, seed, there):
     "Test subjects of each fold, drawn from those who are there, or the lists given"
     if isinstance(folds, (int, np.integer)) and not isinstance(folds, bool):
@@ -225,7 +223,7 @@ def _plus_folds(folds, seed, there):
     except TypeError: lists = []
     if not lists or len(lists) < len(folds): raise ValueError(f'folds is {folds!r}; give a number such as 4, or one list of test subjects a fold, such as [["F001", "M001"], ["F002"]]')
     for k, s in ((k, s) for k, f in enumerate(lists, 1) for s in f):
-        if s not in _PLUS_SUBJECTS: raise ValueError(f'fold {k} names {s!r}, and BP4D+ has F001-F082 and M001-M058; mend the name')
+        if s not in BP4D_PLUS_SUBJECTS: raise ValueError(f'fold {k} names {s!r}, and BP4D+ has F001-F082 and M001-M058; mend the name')
     return [[s for s in f if s in there] for f in lists]
 
 def bp4d_plus(
@@ -238,7 +236,7 @@ def bp4d_plus(
     """Read BP4D+ (Zhang et al. 2016) or its twin from the official layout: AUs by header, 9 becomes missing; images of tasks that were not coded are not in the table.
     Raises FileNotFoundError for a root, an AU file or an image that is not there, and ValueError for an AU that a file lacks, a label other than 0, 1 and 9, a subject or task that BP4D+ does not have, labels of a task that was not coded, or impossible folds."""
     texts = activity_texts('bp4d_plus')
-    root, df, notes = _tasks('BP4D+', 'CLEF_BP4D_PLUS', root, aus, missing, set(_PLUS_SUBJECTS), texts, BP4D_PLUS_CODED, 'F001-F082, M001-M058 and T1-T10', 'BP4D')
+    root, df, notes = _tasks('BP4D+', 'CLEF_BP4D_PLUS', root, aus, missing, set(BP4D_PLUS_SUBJECTS), texts, BP4D_PLUS_CODED, 'F001-F082, M001-M058 and T1-T10', 'BP4D')
     return FrameTable(df, root, 'BP4D+', texts, _plus_folds(folds, seed, sorted(df['subject'].unique())), notes)
 
 # %% ../nbs/04_lab.ipynb #disfa-labels

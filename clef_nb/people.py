@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 from PIL import Image
 from scipy.ndimage import gaussian_filter
-from .head import AUS, au_deltas, identity, load_head, openness, rasterise, vertex_normals
+from .head import AUS, au_deltas, identity, load_head, openness, rasterise, shape_traits, vertex_normals
 
 # %% ../nbs/02b_people.ipynb #paint
 PER_DM, LEFT, TOP = 110, -.95, 8.55          # texels per decimetre, and the map's upper left corner in head coordinates
@@ -198,7 +198,7 @@ def _shape(rng, female, ancestry, looks):
     v = identity(macro, {target: looks[name] for name, target in TRAITS.items()}) + rng.uniform(0, .12) * au_deltas()[AUS.index(43)]     # lids at rest
     head = load_head(); side = np.tanh(head.vertices[:, 0] / .15)
     for name in ('brow height', 'eye size', 'eye opening', 'nostril width', 'mouth height', 'cheek fullness', 'upper lip', 'chin width'):
-        v = v + (rng.normal() * .07 * side)[:, None] * (head.shape[f'{TRAITS[name]}-incr'] if f'{TRAITS[name]}-incr' in head.shape else head.shape[f'{TRAITS[name]}-up'])
+        v = v + (rng.normal() * .07 * side)[:, None] * head.shape[shape_traits()[TRAITS[name]][0]]
     return v.astype(np.float32)
 
 def _skin(rng, age, melanin):

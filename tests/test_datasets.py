@@ -1,5 +1,5 @@
 "The command `clef data` and the check behind it: twins of every set, damaged copies, a copy of RAF-DB's true size, and a table of BP4D's"
-import inspect, json, re, runpy, warnings
+import inspect, re, runpy, warnings
 from pathlib import Path
 import pandas as pd, pytest
 from clef_nb import datasets
@@ -299,11 +299,12 @@ def test_readme_says_what_the_table_says():
 # BP4D's true size
 
 @pytest.mark.skipif(not SEGMENTS.is_file(), reason=f'{SEGMENTS.name} is not beside the project')
-def test_a_table_of_true_size():
+def test_a_table_of_true_size(monkeypatch):
     from clef_nb.batches import ActivityBatches
     from clef_nb.facs import activity_texts
     from clef_nb.frames import FrameTable
     from clef_nb.lab import bp4d_folds
+    monkeypatch.syspath_prepend(HERE/'benchmarks')
     df = runpy.run_path(str(HERE/'benchmarks'/'tables.py'))['coded_frames'](SEGMENTS)
     t = FrameTable(df, '.', 'BP4D', activity_texts('bp4d'), bp4d_folds())
     assert len(t) == 146_847 and len(t.labels) == 12 and t.df['sequence'].nunique() == 328

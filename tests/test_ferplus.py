@@ -1,10 +1,11 @@
 "Faults of the FERPlus loader, on small files written by hand, and the official vote table where it is at hand"
-import json, multiprocessing, os, signal, time, warnings
+import multiprocessing, os, signal, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from PIL import Image
 from clef_nb import wild
+from clef_nb.synthface import write_ferplus
 from clef_nb.batches import frame_cache
 from clef_nb.facs import FERPLUS_EXPRESSIONS
 from clef_nb.wild import ferplus, ferplus_labels
@@ -379,10 +380,9 @@ def test_killed_while_parsing_leaves_nothing(root):
 
 @pytest.mark.parametrize('after', ['save', 'replace'])
 def test_interrupted_while_writing_leaves_no_half_array(root, monkeypatch, after):
-    before, calls = listed(root), []
-    real_save, real_replace = np.save, os.replace
+    real_replace = os.replace
     def save(f, x): f.write(b'\x93NUMPY half'); raise KeyboardInterrupt
-    def replace(a, b): calls.append(b); real_replace(a, b); raise KeyboardInterrupt
+    def replace(a, b): real_replace(a, b); raise KeyboardInterrupt
     with monkeypatch.context() as m:
         m.setattr(np, 'save', save) if after == 'save' else m.setattr(os, 'replace', replace)
         with pytest.raises(KeyboardInterrupt): ferplus(root)
@@ -390,9 +390,8 @@ def test_interrupted_while_writing_leaves_no_half_array(root, monkeypatch, after
     t = ferplus(root); assert (np.load(root/t.df['path'][0].split('#')[0]) == GREYS).all() and not [n for n in listed(root) if n.startswith('.')]
 
 def test_twin(tmp_path):
-    write = getattr(pytest.importorskip('clef_nb.synthface'), 'write_ferplus', None) or pytest.skip('no twin yet')
     for form in 'csv', 'images':
-        t = ferplus(write(tmp_path/form, form=form, n_train=40, n_public=8, n_private=8, seed=1))
+        t = ferplus(write_ferplus(tmp_path/form, form=form, n_train=40, n_public=8, n_private=8, seed=1))
         truth = pd.read_parquet(tmp_path/form/'truth.parquet'); truth = truth[truth['coded']]
         assert t.df['expression'].tolist() == truth['label'].tolist() and sum(t.notes.values()) + len(t) == 56
         assert frame_cache(t, 48, folder=tmp_path/f'cache-{form}', progress=False).std() > 10
