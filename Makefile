@@ -1,7 +1,8 @@
 PYTHON ?= python3
 BIN = .venv/bin
+BENCH ?= $(filter-out machine,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
-.PHONY: help demo test lab docs export notebooks clean
+.PHONY: help demo test lab docs export notebooks bench clean
 
 help:
 	@echo 'make demo       the whole path on rendered faces, in minutes: model, table, report in runs/demo/'
@@ -10,6 +11,7 @@ help:
 	@echo 'make docs       README.md and the site in _docs/'
 	@echo 'make export     clean the notebooks and write the modules from them'
 	@echo 'make notebooks  run the notebooks and keep their outputs (NB="00_facs 01_frames" for some)'
+	@echo 'make bench      measure against other libraries, one thread, benchmarks/results/ (BENCH="losses step" for some)'
 	@echo 'make clean      remove what can be made again, but for .venv'
 
 # The stamp is written last, so an interrupted installation is taken up again.
@@ -37,6 +39,12 @@ export: .venv/installed
 
 notebooks: .venv/installed
 	$(BIN)/python tools/run_nbs.py $(NB)
+
+bench: .venv/installed
+	$(BIN)/pip install -e '.[bench]'
+	@failed=; for name in $(BENCH); do \
+		printf '\n== %s\n' $$name; $(BIN)/python benchmarks/$$name.py || failed="$$failed $$name"; \
+	done; test -z "$$failed" || { echo "These did not end well:$$failed"; exit 1; }
 
 clean:
 	rm -rf _proc _docs build dist runs data/cache nbs/data nbs/runs nbs/nbdev.yml nbs/sidebar.yml

@@ -13,6 +13,7 @@ import html
 import io
 import json
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -26,6 +27,7 @@ from .datasets import data_parser
 from .lab import bp4d
 from .leakage import leakage_report, raw_pixels
 from .metrics import au_scores
+from .processes import device, first_alone, leave, world
 from .stages import align, pretrain
 from .synthface import write_bp4d
 from .towers import embed_images, load_model
@@ -65,17 +67,21 @@ def run_row(row:str, # a key of `ROWS`
             n_boot:int=1000, # draws of the intervals
             seed:int=0, # of everything
             progress:bool=True, # show bars
-           ) -> dict: # 'result' (one row of the table), 'embedding', 'leakage', 'scores', 'recogniser', 'log'
+            checkpoints:str|Path|None=None, # folder in which both stages write theirs; None for none
+           ) -> dict: # 'result' (one row of the table), 'embedding', 'leakage', 'scores', 'recogniser', 'log'; with several processes, empty in all but the first
     "Both stages for one row of the demo. Raises ValueError for a row that does not exist."
     if row not in ROWS: raise ValueError(f'there is no row {row!r}; choose from {list(ROWS)}')
     train, test = fold; train_table, test_table = table.subset(train), table.subset(test)
     model = load_model('clef-tiny', 'synthface'); logs = []
-    if ROWS[row]: logs.append(pretrain(model, images[train], train_table, steps=pretrain_steps, batch_size=BATCH, seed=seed, progress=progress, **ROWS[row]).assign(stage=1))
-    z = embed_images(model, images[test])
-    subject, activity = test_table.df['subject'].to_numpy(), test_table.df['activity'].to_numpy()
-    leakage = leakage_report(z, subject, activity, n_boot=n_boot, seed=seed)
-    told = activity_accuracy(embed_images(model, images[train]), train_table.df['activity'], z, activity)
-    recogniser = align(model, images[train], train_table, steps=align_steps, batch_size=BATCH, seed=seed, progress=progress)
+    def file(stage): return checkpoints and Path(checkpoints) / f"{row.replace(' ', '-')}-stage{stage}.pt"
+    if ROWS[row]: logs.append(pretrain(model, images[train], train_table, steps=pretrain_steps, batch_size=BATCH, seed=seed, progress=progress, checkpoint=file(1), **ROWS[row]).assign(stage=1))
+    subject, activity = test_table.df['subject'].to_numpy(), test_table.df['activity'].to_numpy(); alone = world()[0] == 0
+    if alone:
+        z = embed_images(model, images[test])
+        leakage = leakage_report(z, subject, activity, n_boot=n_boot, seed=seed)
+        told = activity_accuracy(embed_images(model, images[train]), train_table.df['activity'], z, activity)
+    recogniser = align(model, images[train], train_table, steps=align_steps, batch_size=BATCH, seed=seed, progress=progress, checkpoint=file(2))
+    if not alone: return {}
     logs.append(recogniser.log.assign(stage=2))
     scores = au_scores(recogniser.predict(images[test]), test_table.label_matrix(), subject, test_table.labels, n_boot=n_boot, seed=seed)
     mean, leak = scores.loc['mean'], leakage.set_index('measure')
@@ -164,20 +170,23 @@ def demo(out:str|Path='runs/demo', # folder for the results; made when missing, 
          quick:bool=False, # few subjects, frames and steps: about a minute
          seed:int=0, # of everything
          progress:bool=True, # show bars
-        ) -> list[dict]: # one row a stage 1, as in results.json
-    "Run the demo: data, both stages for each of `ROWS`, table, report, model. Raises ValueError when `data` holds something else than the miniature it asks for."
+        ) -> list[dict]: # one row a stage 1, as in results.json; with several processes, empty in all but the first
+    "Run the demo: data, both stages for each of `ROWS`, table, report, model. Killed and started again, it goes on where it was. Raises ValueError when `data` holds something else than the miniature it asks for."
     size = QUICK if quick else FULL; out = Path(out); start = time.time()
     data = Path(data or ('data/bp4d-twin-quick' if quick else 'data/bp4d-twin'))
-    say = lambda text: print(text, flush=True) if progress else None
+    device(); alone = world()[0] == 0
+    say = lambda text: print(text, flush=True) if progress and alone else None
     say(f"Data: a miniature of BP4D with {size['n_subjects']} subjects in {data}")
-    table = bp4d(twin(data, size['n_subjects'], size['frames_per_sequence'], seed))
-    images = frame_cache(table, 64, folder=data.parent / 'cache', progress=progress)
+    with first_alone():
+        table = bp4d(twin(data, size['n_subjects'], size['frames_per_sequence'], seed))
+        images = frame_cache(table, 64, folder=data.parent / 'cache', progress=progress)
     _, test_table = table.fold(1)
     inside = table.df['subject'].isin(test_table.subjects).to_numpy(); fold = np.flatnonzero(~inside), np.flatnonzero(inside)
     rows = {}
     for name in ROWS:
         say(f'\nRow: {name}')
-        rows[name] = run_row(name, images, table, fold, size['pretrain_steps'], size['align_steps'], size['n_boot'], seed, progress)
+        rows[name] = run_row(name, images, table, fold, size['pretrain_steps'], size['align_steps'], size['n_boot'], seed, progress, out / 'checkpoints')
+    if not alone: return []
     truth = [t.df[t.intensities].to_numpy(float) for t in (table.subset(p) for p in fold)]; activity = table.df['activity'].to_numpy()
     ceiling = activity_accuracy(truth[0], activity[fold[0]], truth[1], activity[fold[1]])
     results = [r['result'] for r in rows.values()]
@@ -191,6 +200,7 @@ def demo(out:str|Path='runs/demo', # folder for the results; made when missing, 
     rows['CLEF']['recogniser'].save(out / 'model')
     about = dict(quick=quick, seed=seed, fold=1, ceiling=round(ceiling, 4), data=data.name, **size, batch=BATCH, seconds=round(time.time() - start))
     report = write_report(out / 'report.html', rows, images, table, fold, about, quick)
+    shutil.rmtree(out / 'checkpoints', ignore_errors=True)
     say(f'\n{results_table(results)}\n\n{len(fold[1]):,} frames of {len(test_table.subjects)} subjects whom no stage has seen; 95 % intervals over subjects; seed {seed}.')
     say('The activity of a test frame is told by a linear model on ' + ', '.join(f"{r['row']}: {r['activity_accuracy']:.2f}" for r in results) + f', the true AU intensities: {ceiling:.2f} (chance {1 / table.df.activity.nunique():.2f}).')
     if quick: say('This was the quick form: it shows that everything runs, its numbers mean little.')
@@ -204,7 +214,7 @@ def main(argv:list[str]|None=None # arguments; None takes the command line's
     parser = argparse.ArgumentParser(prog='clef', formatter_class=argparse.RawDescriptionHelpFormatter,
         description='CLEF: text-driven contrastive learning for facial behaviour, without subject-ID leakage.',
         epilog='examples:\n  clef demo                     both stages on rendered faces, a table and a report, in minutes\n  clef demo --quick             the same in about a minute, to see that everything runs\n'
-               '  clef demo --out runs/seed1 --seed 1\n  clef data list                the six data sets: licence, where to ask, layout\n  clef data check rafdb ROOT    is this copy complete?\n\nThe library is clef_nb; its notebooks are the documentation (make lab).')
+               '  clef demo --out runs/seed1 --seed 1\n  torchrun --nproc_per_node 2 -m clef_nb.reproduce demo     on two processes\n  clef data list                the six data sets: licence, where to ask, layout\n  clef data check rafdb ROOT    is this copy complete?\n\nThe library is clef_nb; its notebooks are the documentation (make lab).')
     commands = parser.add_subparsers(dest='command', metavar='command')
     d = commands.add_parser('demo', help='train both stages on a rendered miniature of BP4D and write a report', formatter_class=argparse.RawDescriptionHelpFormatter,
         description='Write a miniature of BP4D (or reuse it), read it as the real one is read, and train three rows on fold 1:\n'
@@ -212,12 +222,13 @@ def main(argv:list[str]|None=None # arguments; None takes the command line's
                     '  instance pairs   SimCLR pairs, which encode who is in the picture\n'
                     '  CLEF             activity descriptions: image pairs across subjects, and image against text\n'
                     'each followed by stage 2 (action units through the texts of their names and descriptions).\nNothing is downloaded. Runs on two cores.',
-        epilog='writes OUT/report.html, results.json, au_scores.csv, log.csv, test.parquet and embeddings.npz (the test frames),\nand model/ (open it with Recogniser.load).')
+        epilog='writes OUT/report.html, results.json, au_scores.csv, log.csv, test.parquet and embeddings.npz (the test frames),\nand model/ (open it with Recogniser.load). A demo that was killed goes on where it was when it is started again.')
     d.add_argument('--quick', action='store_true', help='few subjects, frames and steps: about a minute; the numbers mean little')
     d.add_argument('--out', default='runs/demo', help='folder of the results (default: %(default)s)')
     d.add_argument('--data', default=None, help='folder of the miniature (default: data/bp4d-twin, or data/bp4d-twin-quick)')
     d.add_argument('--seed', type=int, default=0, help='seed of the data and of the training (default: %(default)s)')
-    d.set_defaults(run=lambda args: int(not demo(args.out, args.data, args.quick, args.seed)))
+    def run(args): demo(args.out, args.data, args.quick, args.seed); leave(); return 0
+    d.set_defaults(run=run)
     data_parser(commands)
     args = parser.parse_args(argv)
     if args.command is None: parser.print_help(); return 0

@@ -6,76 +6,24 @@
 __all__ = ['PAIRINGS', 'other_subject_loss', 'pretrain', 'Recogniser', 'align']
 
 # %% ../nbs/09_stages.ipynb #imports
-import json, math, time
-from functools import lru_cache
-from itertools import count
+import json
 from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from tqdm.auto import tqdm
-from .batches import ActivityBatches, ShuffledBatches, augment, to_float
+from .batches import ActivityBatches, ShuffledBatches, augment, augment_draws, to_float
 from .facs import description_texts, name_texts
 from .frames import FrameTable
 from .losses import au_loss, expression_loss, image_text, name_description, positive_weights, supcon
+from .processes import _gathered, device, gather, once, total, world
 from .towers import _atomic, _evaluating, embed_images, embed_texts, encode_tokens, load_model, model_input, save_model, tokenize
+from .training import check_chunk, has_bf16, in_chunks, train as _train
 
 # %% ../nbs/09_stages.ipynb #step
-@lru_cache
-def _has_bf16(device):
-    "Whether `device` multiplies in bfloat16 in hardware, which torch does not tell for CPUs"
-    if device.type == 'cuda': return torch.cuda.get_device_capability(device) >= (8, 0) and torch.cuda.is_bf16_supported()
-    try: flags = set(Path('/proc/cpuinfo').read_text().split())
-    except OSError: return False
-    return device.type == 'cpu' and bool(flags & {'avx512_bf16', 'amx_bf16'})
-
-def _adamw(modules, lr, weight_decay):
-    "AdamW, fused where this torch has it for the device; no decay for vectors, scalars and embeddings"
-    named = [(k, w) for m in modules for k, w in m.named_parameters() if w.requires_grad]
-    plain = [w.ndim < 2 or 'embedding' in k for k, w in named]
-    groups = [dict(params=[w for (_, w), p in zip(named, plain) if not p], weight_decay=weight_decay),
-              dict(params=[w for (_, w), p in zip(named, plain) if p], weight_decay=0.)]
-    try: return torch.optim.AdamW(groups, lr=lr, fused=True)
-    except (RuntimeError, TypeError): return torch.optim.AdamW(groups, lr=lr)
-
-def _rate(step, steps): return min(1, (step + 1)/max(1, steps//20))*(1 + math.cos(math.pi*step/steps))/2
-
-def _endless(batches):
-    "Batches of rows, epoch after epoch"
-    for epoch in count():
-        batches.set_epoch(epoch)
-        yield from batches
-
-def _train(model, module, batches, losses, steps, lr, weight_decay, accelerator, progress, what):
-    "Train `module`, of which `model` is a part; `losses(rows)` returns the named losses whose sum is minimised. Returns the log."
-    optimiser, log = _adamw([module], lr, weight_decay), []
-    batches = _endless(batches)
-    bar = tqdm(range(steps), desc=what, disable=not progress)
-    module.train()
-    try:
-        for step in bar:
-            start, rows = time.perf_counter(), next(batches)
-            for g in optimiser.param_groups: g['lr'] = lr*_rate(step, steps)
-            try: parts = losses(rows)
-            except ValueError as e: raise ValueError(f'{what} stopped at step {step}, lr {lr:g}: {e}') from e
-            loss = sum(parts.values())
-            values = {k: float(v.detach()) for k, v in parts.items()}
-            total = float(loss.detach())
-            if not math.isfinite(total): raise ValueError(f'{what} stopped at step {step}, lr {lr:g}: the loss is {total} ({values}); lower lr')
-            optimiser.zero_grad(set_to_none=True)
-            accelerator.backward(loss)
-            optimiser.step()
-            with torch.no_grad(): model.logit_scale.clamp_(0, math.log(100))
-            log.append(dict(step=step, loss=total, **values, images_per_s=len(rows)/(time.perf_counter() - start)))
-            bar.set_postfix(loss=f'{total:.3f}', images=f"{log[-1]['images_per_s']:.0f}/s", refresh=False)
-    finally: module.eval()
-    return pd.DataFrame(log)
-
 def _checked(images, table, steps, batch_size):
     "Images and table belong together"
     if len(images) != len(table): raise ValueError(f'there are {len(images):,} images and {len(table):,} rows in the table; give one image a row, in the same order')
@@ -83,16 +31,21 @@ def _checked(images, table, steps, batch_size):
     if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8: raise ValueError(f'images must be uint8 [N, H, W, 3], not {images.dtype} {list(images.shape)}')
     if steps < 1 or batch_size < 2: raise ValueError(f'steps is {steps} and batch_size {batch_size}; they must be at least 1 and 2')
 
-def _load(images, rows, device): return to_float(torch.from_numpy(np.array(images[rows])).to(device))
-
-def _images(model, x):
-    "Unit embeddings of [B, 3, H, W]; the tower in bfloat16 where that is fast, what follows in single precision"
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=_has_bf16(x.device)): z = model.encode_image(model_input(model, x))
-    return F.normalize(z.float(), dim=-1)
+def _views(model, batch, views, chunk, augmentation):
+    "Unit embeddings [views x n, D] of the pictures of this process; the tower in bfloat16 where that is fast, what follows in single precision"
+    x, place = batch.images, batch.images.device
+    draws = [augment_draws(batch.size, batch.generator)[:, batch.part].T.to(place) for _ in range(views)]
+    def embed(x, draws):
+        x = model_input(model, augment(to_float(x), draws=draws.T, **(augmentation or {})))
+        with torch.autocast(place.type, torch.bfloat16, enabled=has_bf16(place)): z = model.encode_image(x)
+        return F.normalize(z.float(), dim=-1)
+    return in_chunks(embed, chunk, x.repeat(views, 1, 1, 1), torch.cat(draws))
 
 def _texts(model, tokens):
-    with torch.autocast(tokens.device.type, torch.bfloat16, enabled=_has_bf16(tokens.device)): t = encode_tokens(model, tokens)
+    with torch.autocast(tokens.device.type, torch.bfloat16, enabled=has_bf16(tokens.device)): t = encode_tokens(model, tokens)
     return F.normalize(t.float(), dim=-1)
+
+def _bound(model): model.logit_scale.clamp_(0, np.log(100))  # as in CLIP
 
 # %% ../nbs/09_stages.ipynb #pairs
 PAIRINGS = ('instance', 'sequence', 'activity', 'activity_other_subject', 'subject')
@@ -103,20 +56,30 @@ def _codes(table, column, why):
     if s.isna().any(): raise ValueError(f'row {int(s.isna().to_numpy().argmax())} has no {column}, which {why} needs; fill it in or leave the row out')
     return torch.from_numpy(pd.factorize(s, sort=True)[0].astype(np.int64))
 
+def _hash(table):
+    "Changes with the rows of a table, their labels and the activity texts"
+    rows = pd.util.hash_pandas_object(table.df.astype('string'), index=False).to_numpy()
+    return f'{np.bitwise_xor.reduce(rows*np.arange(1, 2*len(rows), 2, dtype=np.uint64)):x} {sorted(table.activities.items())}'
+
 def other_subject_loss(
     z:Tensor,         # [N, D], unit length
     activity:Tensor,  # int64 [N]
     subject:Tensor,   # int64 [N]
     temperature:float=.1,
+    distributed:bool=False, # the rows are this process's part of a batch over all processes of torch.distributed
 ) -> Tensor:          # scalar
     "`supcon` with frames of the same activity and *another* subject as positives; frames of the same activity and subject are left out on both sides. Anchors without a positive are left out; without any anchor the loss is an exact zero."
-    same, mine = activity[:, None] == activity, subject[:, None] == subject
+    distributed = distributed and world()[1] > 1
+    everyone, activities, subjects = (gather(z), _gathered(activity)[0], _gathered(subject)[0]) if distributed else (z, activity, subject)
+    same, mine = activity[:, None] == activities, subject[:, None] == subjects
     positive = (same & ~mine).to(z.dtype)
-    logits = (z @ z.T/temperature).masked_fill(same & mine, -torch.inf)
+    logits = (z @ everyone.T/temperature).masked_fill(same & mine, -torch.inf)
     log_p = logits - logits.logsumexp(1, keepdim=True)
-    n = positive.sum(1); some = n > 0
-    if not some.any(): return z.sum()*0
-    return -(log_p.masked_fill(positive == 0, 0).sum(1)[some]/n[some]).mean()
+    n = positive.sum(1); anchors = (n > 0).sum()
+    if distributed: anchors = total(anchors)
+    if not anchors: return z.sum()*0
+    loss = -(log_p.masked_fill(positive == 0, 0).sum(1)/n.clamp(min=1)).sum()/anchors
+    return total(loss) if distributed else loss
 
 # %% ../nbs/09_stages.ipynb #pretrain
 def pretrain(
@@ -134,36 +97,38 @@ def pretrain(
     weight_decay:float=.05,      # of AdamW
     progress:bool=True,          # show a bar with the loss and images a second
     augmentation:dict|None=None, # arguments for `augment` other than its own
-) -> pd.DataFrame:               # log: step, loss, loss_images, loss_texts, images_per_s
-    "Stage 1 (L1 = L_II' + L_IA). Raises ValueError for an unknown pairing, both parts switched off, a column or text that is missing, or a loss that is no longer a number."
+    freeze:tuple[str, ...]=(),   # parts of the towers that stand still: 'token_embedding', 'batch_norm'
+    chunk:int|None=None,         # images whose activations are in memory at one time, with the gradient of the whole batch; None for all
+    checkpoint:str|Path|None=None, # file to go on from where it exists, and to write; None for none
+    checkpoint_every:int=50,     # steps from one checkpoint to the next
+) -> pd.DataFrame:               # log: step, loss, loss_images, loss_texts, images_per_s, waited
+    "Stage 1 (L1 = L_II' + L_IA). Raises ValueError for an unknown pairing, both parts switched off, a column or text that is missing, a loss that is no longer a number, or a checkpoint of another run. Several processes, started by torchrun or accelerate's notebook_launcher, share each batch."
     if positives not in PAIRINGS: raise ValueError(f'positives is {positives!r}; choose one of {", ".join(PAIRINGS)}')
     if not (image_pairs or activity_texts): raise ValueError('image_pairs and activity_texts are both off, so there is nothing to learn; switch one on')
     _checked(images, table, steps, batch_size)
-    accelerator = Accelerator(); device = accelerator.device; model.to(device)
+    check_chunk(model, chunk, freeze)
+    place = device(); model.to(place)
     code = {}
     if image_pairs and positives != 'instance':
-        for c in ('activity', 'subject') if positives == 'activity_other_subject' else (positives,): code[c] = _codes(table, c, f'positives={positives!r}').to(device)
+        for c in ('activity', 'subject') if positives == 'activity_other_subject' else (positives,): code[c] = _codes(table, c, f'positives={positives!r}').to(place)
     if activity_texts:
         if not table.activities: raise ValueError('the table has no activity texts; set table.activities, or say activity_texts=False')
-        code['activity'] = _codes(table, 'activity', 'activity_texts').to(device)
-        tokens = tokenize(model, [table.activities[a] for a in sorted(table.df['activity'].unique())]).to(device)
-    generator = torch.Generator(device).manual_seed(seed)
-    view = lambda x: augment(x, generator, **(augmentation or {}))
-    def losses(rows):
-        x, at = _load(images, rows, device), torch.as_tensor(rows, device=device)
-        views = 2 if image_pairs else 1
-        z, parts = _images(model, torch.cat([view(x) for _ in range(views)])), {}
-        label = {c: v[at].repeat(views) for c, v in code.items()} | {'instance': torch.arange(len(rows), device=device).repeat(views)}
+        code['activity'] = _codes(table, 'activity', 'activity_texts').to(place)
+        tokens = tokenize(model, [table.activities[a] for a in sorted(table.df['activity'].unique())]).to(place)
+    views = 2 if image_pairs else 1
+    def losses(batch):
+        z, parts = _views(model, batch, views, chunk, augmentation), {}
+        label = {c: v[batch.rows].repeat(views) for c, v in code.items()}
         if image_pairs:
-            if positives == 'activity_other_subject': parts['loss_images'] = other_subject_loss(z, label['activity'], label['subject'], temperature)
-            else: parts['loss_images'] = supcon(z, label[positives], temperature)
-        if activity_texts:
-            t = _texts(model, tokens)
-            parts['loss_texts'] = image_text(z, t, label['activity'], model.logit_scale.exp())
+            if positives == 'activity_other_subject': parts['loss_images'] = other_subject_loss(z, label['activity'], label['subject'], temperature, distributed=True)
+            else: parts['loss_images'] = supcon(z, torch.arange(batch.size, device=place)[batch.part].repeat(2) if positives == 'instance' else label[positives], temperature, distributed=True)
+        if activity_texts: parts['loss_texts'] = image_text(z, _texts(model, tokens), label['activity'], model.logit_scale.exp(), distributed=True)
         return parts
     known = not table.df[['activity', 'subject']].isna().any(axis=None)
     batches = ActivityBatches(table, batch_size, min(8, table.df['activity'].nunique()), seed) if known else ShuffledBatches(table, batch_size, seed)
-    return _train(model, model, batches, losses, steps, lr, weight_decay, accelerator, progress, 'stage 1').reindex(columns=['step', 'loss', 'loss_images', 'loss_texts', 'images_per_s'])
+    settings = dict(table=_hash(table), batch_size=batch_size, positives=positives, image_pairs=image_pairs, activity_texts=activity_texts, temperature=temperature, augmentation=augmentation)
+    log = _train(model, images, batches, losses, steps, lr, weight_decay, seed, freeze, checkpoint, checkpoint_every, settings, progress, 'stage 1', lambda: _bound(model))
+    return log.reindex(columns=['step', 'loss', 'loss_images', 'loss_texts', 'images_per_s', 'waited'])
 
 # %% ../nbs/09_stages.ipynb #recogniser
 class Recogniser(nn.Module):
@@ -274,16 +239,21 @@ def align(
     max_pos_weight:float=5.,     # upper bound of an AU's positive weight
     progress:bool=True,          # show a bar with the loss and images a second
     augmentation:dict|None=None, # arguments for `augment` other than its own
-) -> Recogniser:                 # in eval mode; its `.log` has step, loss, loss_names, loss_descriptions, images_per_s
-    "Stage 2 (L2 = L_IN + L_DN). Raises ValueError for an unknown form, labels the table or the texts lack, an AU without both values, or a loss that is no longer a number."
+    freeze:tuple[str, ...]=(),   # parts of the towers that stand still: 'token_embedding', 'batch_norm'
+    chunk:int|None=None,         # images whose activations are in memory at one time, with the gradient of the whole batch; None for all
+    checkpoint:str|Path|None=None, # file to go on from where it exists, and to write; None for none
+    checkpoint_every:int=50,     # steps from one checkpoint to the next
+) -> Recogniser:                 # in eval mode; its `.log` has step, loss, loss_names, loss_descriptions, images_per_s, waited
+    "Stage 2 (L2 = L_IN + L_DN). Raises ValueError for an unknown form, labels the table or the texts lack, an AU without both values, a loss that is no longer a number, or a checkpoint of another run. Several processes, as in `pretrain`."
     if au_form != 'bce': raise ValueError(f"au_form is {au_form!r}; only 'bce' is there, the sigmoid of scale x cosine + bias")
     _checked(images, table, steps, batch_size)
     if labels is None: labels = table.labels or (sorted(table.df['expression'].dropna().unique()) if 'expression' in table.df else [])
     labels = list(labels)
     if not labels: raise ValueError('the table has neither AU labels nor expressions, and stage 2 learns from labels; join them to the table first')
-    accelerator = Accelerator(); device = accelerator.device
-    self = Recogniser(model, labels, names, descriptions, seed=seed).to(device)
-    target = _targets(table, labels).to(device)
+    check_chunk(model, chunk, freeze)
+    place = device()
+    self = Recogniser(model, labels, names, descriptions, seed=seed).to(place)
+    target = _targets(table, labels).to(place)
     if self.multi_label:
         rate = target.nanmean(0)
         for l, r in zip(labels, rate.tolist()):
@@ -291,21 +261,21 @@ def align(
         weight = positive_weights(target, max_pos_weight).clamp(min=1)
         some = np.sort(np.random.default_rng(seed).permutation(len(table))[:512])
         with _evaluating(self):
-            cos = torch.from_numpy(embed_images(model, images[some])).to(device) @ self.classes().T
+            cos = torch.from_numpy(embed_images(model, images[some])).to(place) @ self.classes().T
             self.bias.copy_((weight*rate/(1 - rate)).log() - self.scale*cos.mean(0))
-    generator, words = torch.Generator(device).manual_seed(seed), torch.Generator().manual_seed(seed)
-    def losses(rows):
-        z = _images(model, augment(_load(images, rows, device), generator, **(augmentation or {})))
-        texts = self.texts(words) if names or descriptions else []
-        paired = names and descriptions
+    paired = names and descriptions
+    def losses(batch):
+        z = _views(model, batch, 1, chunk, augmentation)
+        texts = self.texts(batch.generator) if names or descriptions else []
         if texts:
-            t = _texts(model, tokenize(model, texts + (description_texts(labels, words) if paired else [])).to(device))
+            t = _texts(model, tokenize(model, texts + (description_texts(labels, batch.generator) if paired else [])).to(place))
             classes = t[:len(labels)]
         else: classes = self.classes()
-        cos, y = z @ classes.T, target[torch.as_tensor(rows, device=device)]
-        parts = {'loss_names': au_loss(cos, y, self.scale, self.bias, weight) if self.multi_label else expression_loss(cos, y, self.scale)}
-        if paired: parts['loss_descriptions'] = name_description(classes, t[len(labels):], model.logit_scale.exp())
+        cos, y = z @ classes.T, target[batch.rows]
+        parts = {'loss_names': au_loss(cos, y, self.scale, self.bias, weight, distributed=True) if self.multi_label else expression_loss(cos, y, self.scale, distributed=True)}
+        if paired: parts['loss_descriptions'] = once(name_description(classes, t[len(labels):], model.logit_scale.exp()))
         return parts
-    log = _train(model, self, ShuffledBatches(table, batch_size, seed), losses, steps, lr, weight_decay, accelerator, progress, 'stage 2')
-    self.log = log.reindex(columns=['step', 'loss', 'loss_names', 'loss_descriptions', 'images_per_s'])
+    settings = dict(table=_hash(table), batch_size=batch_size, labels=labels, names=names, descriptions=descriptions, max_pos_weight=max_pos_weight, augmentation=augmentation)
+    log = _train(self, images, ShuffledBatches(table, batch_size, seed), losses, steps, lr, weight_decay, seed, freeze, checkpoint, checkpoint_every, settings, progress, 'stage 2', lambda: _bound(model))
+    self.log = log.reindex(columns=['step', 'loss', 'loss_names', 'loss_descriptions', 'images_per_s', 'waited'])
     return self

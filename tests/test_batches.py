@@ -1,12 +1,12 @@
-"Faults of the cache (truncated images, full disks, several writers at once) and the promises of augmentation and samplers, on tables made up at random"
-import errno, json, os
+"Faults of the cache (truncated images, full disks, several writers at once), the thread that reads ahead, and the promises of augmentation and samplers, on tables made up at random"
+import errno, gc, json, os, threading, time, weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 import torch.nn.functional as F
 from PIL import Image
 from clef_nb import batches
-from clef_nb.batches import ActivityBatches, ShuffledBatches, augment, frame_cache, to_float
+from clef_nb.batches import ActivityBatches, ShuffledBatches, augment, augment_draws, fetch, frame_cache, prefetch, to_float
 from clef_nb.frames import FrameTable
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")
@@ -252,10 +252,110 @@ def test_to_float_of_read_only_maps(table, folder, recwarn):
     for part in x[2:5], x[[2, 3, 4]]: assert torch.allclose(to_float(part), torch.from_numpy(np.array(x[2:5])).permute(0, 3, 1, 2)/255, atol=1e-7)
     assert len(recwarn) == 0
 
+# ---- fetching
+
+@pytest.mark.parametrize('rows', [[], [3], [2, 2, 9, 0], np.array([11, 0], np.uint8), range(12)])
+def test_fetch(table, folder, rows, recwarn):
+    images = frame_cache(table, 16, folder=folder); recwarn.clear()
+    x = fetch(images, rows)
+    assert x.dtype == torch.uint8 and x.is_contiguous() and x.shape == (len(rows), 16, 16, 3) and len(recwarn) == 0
+    assert (x.numpy() == np.array([images[i] for i in rows], np.uint8).reshape(x.shape)).all()
+    before = np.array(images); x.fill_(7); assert (images == before).all()   # memory of its own
+    y = np.array(images); x = fetch(y, rows); y[:] = 0; assert x.numel() == 0 or x.max() > 0
+
+@pytest.mark.parametrize('rows, error', [([12], IndexError), ([-1], IndexError), ([0, 99], IndexError), ([.5], ValueError), ([[1, 2]], ValueError), (3, ValueError), ([True]*12, ValueError), (['a'], ValueError)])
+def test_impossible_rows(rows, error):
+    with pytest.raises(error, match='rows go from|rows are'): fetch(np.zeros((12, 4, 4, 3), np.uint8), rows)
+
+def threads(): return [t for t in threading.enumerate() if t.name.startswith('prefetch')]
+
+@pytest.mark.parametrize('n', [0, 1, 2, 50])
+@pytest.mark.parametrize('ahead', [1, 2, 7])
+def test_prefetch_keeps_the_order(n, ahead):
+    rng, names = np.random.default_rng(0), set()
+    def load(i): names.add(threading.current_thread().name); time.sleep(rng.random()/1000); return i*i
+    out = list(prefetch(iter(range(n)), load, ahead))
+    assert [(i, x) for i, x, _ in out] == [(i, i*i) for i in range(n)] and all(w >= 0 for *_, w in out)
+    assert len(names) == min(n, 1) and threading.current_thread().name not in names and threads() == []
+
+@pytest.mark.parametrize('ahead', [1, 3])
+def test_no_more_than_ahead_is_loaded_in_advance(ahead):
+    loaded, drawn = [], []
+    def items():
+        for i in range(20): drawn.append(i); yield i
+    for i, _, _ in prefetch(items(), loaded.append, ahead):
+        end = time.monotonic() + 5
+        while len(loaded) < min(20, i + 1 + ahead) and time.monotonic() < end: time.sleep(.001)   # it does read so far ahead
+        time.sleep(.005); assert len(loaded) == len(drawn) == min(20, i + 1 + ahead)              # and no further
+    assert loaded == list(range(20))
+
+def test_loading_goes_on_beside_the_caller():
+    going, free = threading.Event(), threading.Event()
+    def load(i):
+        if i == 1: going.set(); assert free.wait(10)
+        return i
+    stream = prefetch(range(3), load); next(stream)
+    assert going.wait(10)                    # item 1 is being loaded while the caller has item 0
+    free.set(); assert [i for i, _, _ in stream] == [1, 2]
+
+def test_waiting_is_measured():
+    waits = [w for *_, w in prefetch(range(3), lambda i: time.sleep(.05))]
+    assert min(waits) > .03                  # nothing is done between, so all of the loading is waited for
+    stream = prefetch(range(2), lambda i: None); next(stream); time.sleep(.2); assert next(stream)[2] < .1   # the caller's own time is not waiting
+
+class Broken(Exception): pass
+
+@pytest.mark.parametrize('ahead', [1, 2, 9])
+@pytest.mark.parametrize('at', [0, 1, 5])
+@pytest.mark.parametrize('where', ['items', 'load'])
+def test_errors_come_in_their_turn(where, at, ahead):
+    def items():
+        for i in range(8):
+            if where == 'items' and i == at: raise Broken(i)
+            yield i
+    def load(i):
+        if where == 'load' and i == at: raise Broken(i)
+        return i
+    seen = []
+    with pytest.raises(Broken):
+        for i, x, _ in prefetch(items(), load, ahead): seen.append(x)
+    assert seen == list(range(at)) and threads() == []
+
+@pytest.mark.parametrize('leave', ['close', 'break', 'forget'])
+def test_leaving_early_ends_the_thread(leave):
+    loaded = []
+    def load(i): time.sleep(.01); loaded.append(i); return i
+    stream = prefetch(range(1000), load, 50)
+    for i, _, _ in stream:
+        if i == 2: break
+    assert len(threads()) == 1
+    if leave == 'close': stream.close()
+    else: del stream; gc.collect()
+    assert threads() == []
+    n = len(loaded); assert n < 50; time.sleep(.05); assert len(loaded) == n       # nothing goes on
+
+def test_not_begun_not_loaded():
+    stream = prefetch([1], lambda i: pytest.fail('loaded')); assert threads() == []; stream.close()
+
+def test_used_batches_are_let_go():
+    "What the caller has dropped is not kept while the next is loaded"
+    class Batch: pass
+    refs, kept = [], []
+    def load(i):
+        b, end = Batch(), time.monotonic() + 2
+        while refs and refs[-1]() is not None and time.monotonic() < end: time.sleep(.001)
+        kept.append(bool(refs) and refs[-1]() is not None); refs.append(weakref.ref(b)); return b
+    for _, b, _ in prefetch(range(4), load, 1): del b
+    assert kept == [False]*4
+
+@pytest.mark.parametrize('ahead', [0, -1, 1.5, True, None])
+def test_impossible_ahead(ahead):
+    with pytest.raises(ValueError, match='ahead is'): prefetch([1], id, ahead)     # at once, not when the first item is asked for
+
 # ---- augmentation
 
-OFF = dict(scale=(1., 1.), rotate=0., flip=0., brightness=0., contrast=0., saturation=0., grey=0.)
-SCALE, ROTATE, FLIP, LEFT, TOP, BLUR = range(6)
+OFF = dict(scale=(1., 1.), rotate=0., flip=0., brightness=0., contrast=0., saturation=0., hue=0., grey=0.)
+SCALE, ROTATE, FLIP, LEFT, TOP, BLUR, BRIGHTNESS, CONTRAST, SATURATION, GREY, HUE = range(11)
 
 @pytest.fixture
 def drawn(monkeypatch):
@@ -295,9 +395,72 @@ def test_settings_change_their_own_effect_alone():
     both = augment(x, g(), **(OFF | dict(flip=.5, brightness=.2)))
     assert torch.allclose(both, augment(augment(x, g(), **(OFF | dict(flip=.5))), g(), **(OFF | dict(brightness=.2))), atol=1e-5)
 
+def test_each_effect_has_a_row_of_its_own():
+    "Changing one row of the draws changes the picture if, and only if, its effect is on"
+    x, u = torch.rand(2, 3, 16, 16)*.4 + .3, torch.full((11, 2), .4)
+    on = {SCALE: dict(scale=(.5, .9)), ROTATE: dict(rotate=20.), FLIP: dict(flip=.5), LEFT: dict(scale=(.5, .5)), TOP: dict(scale=(.5, .5)), BLUR: dict(blur=.5), BRIGHTNESS: dict(brightness=.2), CONTRAST: dict(contrast=.2),
+          SATURATION: dict(saturation=.2), GREY: dict(grey=.5), HUE: dict(hue=.1)}
+    for row, setting in on.items():
+        before = augment(x, draws=u, **(OFF | setting))
+        for other in range(11):
+            v = u.clone(); v[other] = .9; same = torch.allclose(augment(x, draws=v, **(OFF | setting)), before, atol=1e-6)
+            assert same == (other != row and not (row in (LEFT, TOP) and other in (LEFT, TOP)) and not (row == SCALE and other in (LEFT, TOP))), (row, other)
+
+def slow_hue(x, turn):
+    "[3, H, W] in float64, pixel by pixel"
+    m = np.array([[.299, .587, .114], [.5959, -.2746, -.3213], [.2115, -.5227, .3112]]); out = np.empty(x.shape)
+    for i, j in np.ndindex(*x.shape[1:]):
+        y, a, b = m @ x[:, i, j]
+        out[:, i, j] = np.linalg.solve(m, [y, a*np.cos(turn) - b*np.sin(turn), a*np.sin(turn) + b*np.cos(turn)])
+    return out.clip(0, 1)
+
+@pytest.mark.parametrize('hue', [.03, .25, .5])
+def test_hue_against_pixel_by_pixel(hue):
+    x = torch.rand(5, 3, 6, 7, dtype=torch.float64); u = augment_draws(5, torch.Generator().manual_seed(0)); u[HUE] = torch.linspace(0, 1, 5)
+    y = augment(x, draws=u, **(OFF | dict(hue=hue)))
+    for v, w, d in zip(x.numpy(), y.numpy(), u[HUE].tolist()): assert np.abs(slow_hue(v, 2*np.pi*hue*(2*d - 1)) - w).max() < 2e-6
+
+def test_hue_keeps_luma_and_greys_and_turns_back():
+    x, luma = torch.rand(4, 3, 8, 8)*.2 + .4, torch.tensor([.299, .587, .114])
+    u = augment_draws(4, torch.Generator().manual_seed(0)); back = u.clone(); back[HUE] = 1 - u[HUE]
+    y = augment(x, draws=u, **(OFF | dict(hue=.2)))
+    assert (y - x).abs().max() > .01 and torch.allclose(torch.einsum('bchw,c->bhw', y - x, luma), torch.zeros(4, 8, 8), atol=1e-6)
+    assert torch.allclose(augment(y, draws=back, **(OFF | dict(hue=.2))), x, atol=1e-6)
+    g = torch.rand(4, 1, 8, 8).expand(-1, 3, -1, -1); assert torch.allclose(augment(g, draws=u, **(OFF | dict(hue=.5))), g, atol=1e-6)
+    y = augment(x, draws=u, **(OFF | dict(hue=.5, grey=1.))); assert torch.allclose(y, torch.einsum('bchw,c->bhw', x, luma)[:, None].expand_as(x), atol=1e-6)   # grey has no hue
+
+def test_hue_of_zero_changes_nothing():
+    "Colours as they were before there was a hue: the same first ten rows, the same matrix"
+    x = torch.rand(16, 3, 8, 8); g = lambda: torch.Generator().manual_seed(3)
+    old, new = torch.rand(10, 16, generator=g()), augment_draws(16, g())
+    assert torch.equal(old, new[:10])
+    b, c, q = (1 + .3*(2*v - 1) for v in old[6:9]); q = torch.where(old[9] < .1, 0., q); luma = torch.tensor([.299, .587, .114])
+    mix = q[:, None, None]*torch.eye(3) + (1 - q)[:, None, None]*luma
+    y = torch.baddbmm((b*(1 - c)*(x.mean((2, 3)) @ luma))[:, None, None], (b*c)[:, None, None]*mix, x.flatten(2)).clamp(0, 1).view_as(x)
+    assert torch.allclose(augment(x, g(), scale=(1, 1), rotate=0, flip=0, hue=0), y, atol=1e-7)
+
+@pytest.mark.parametrize('parts', [[0, 20], [0, 7, 8, 20], [0, 0, 13, 20]])
+def test_parts_of_a_batch_share_its_draws(parts):
+    x, u = torch.rand(20, 3, 12, 12), augment_draws(20, torch.Generator().manual_seed(0))
+    whole = augment(x, draws=u, blur=.5); assert torch.equal(whole, augment(x, torch.Generator().manual_seed(0), blur=.5))
+    for a, b in zip(parts, parts[1:]): assert torch.allclose(augment(x[a:b], draws=u[:, a:b], blur=.5), whole[a:b], atol=1e-6)
+    order = torch.randperm(20); assert torch.allclose(augment(x[order], draws=u[:, order], blur=.5), whole[order], atol=1e-6)
+    kept = u.clone(); augment(x, draws=u.double()); assert torch.equal(u, kept)
+
+def test_draws():
+    u = augment_draws(3000, torch.Generator().manual_seed(0))
+    assert u.shape == (11, 3000) and u.dtype == torch.float32 and 0 <= u.min() and u.max() < 1
+    assert (u.mean(1) - .5).abs().max() < .03 and (torch.corrcoef(u) - torch.eye(11)).abs().max() < .1
+    assert augment_draws(0).shape == (11, 0)
+    for wrong in u[:10], u[:, :4], u.T, u[:, 0]:
+        with pytest.raises(ValueError, match=r'draws are \[.*5 pictures need \[11, 5\]'): augment(torch.rand(5, 3, 4, 4), draws=wrong)
+    with pytest.raises(ValueError, match='both a generator and draws'): augment(torch.rand(5, 3, 4, 4), torch.Generator(), draws=u[:, :5])
+    for hue in -.1, .51, float('nan'):
+        with pytest.raises(ValueError, match='hue is .* between 0 and 0.5'): augment(torch.rand(5, 3, 4, 4), hue=hue)
+
 def test_draws_differ_between_pictures():
     x = torch.rand(1, 3, 16, 16).repeat(64, 1, 1, 1)
-    for change in dict(scale=(.5, 1.)), dict(rotate=20.), dict(brightness=.3), dict(contrast=.3), dict(saturation=.3):
+    for change in dict(scale=(.5, 1.)), dict(rotate=20.), dict(brightness=.3), dict(contrast=.3), dict(saturation=.3), dict(hue=.1):
         y = augment(x, torch.Generator().manual_seed(0), **(OFF | change))
         assert len(torch.unique((y*1e5).round().flatten(1), dim=0)) > 60, change
 
@@ -321,7 +484,7 @@ def test_beyond_the_edge_is_the_mirror_image(drawn):
 def test_range_shape_and_types():
     x = torch.rand(5, 3, 20, 14)
     for dtype in torch.float32, torch.float64:
-        y = augment(x.to(dtype), torch.Generator().manual_seed(0), brightness=1., contrast=1., saturation=1., grey=.5, blur=1., rotate=180., scale=(.01, 1.))
+        y = augment(x.to(dtype), torch.Generator().manual_seed(0), brightness=1., contrast=1., saturation=1., hue=.5, grey=.5, blur=1., rotate=180., scale=(.01, 1.))
         assert y.shape == x.shape and y.dtype == dtype and 0 <= y.min() and y.max() <= 1
     before = x.clone(); augment(x); assert torch.equal(x, before)  # the input is left as it was
     assert augment(x[:0]).shape == (0, 3, 20, 14)

@@ -3,7 +3,8 @@ import math, warnings
 import numpy as np, pytest, torch
 import torch.nn.functional as F
 from clef_nb import losses
-from clef_nb.losses import au_loss, expression_loss, image_text, name_description, positive_weights, supcon
+from hypothesis import given, settings, strategies as st
+from clef_nb.losses import au_loss, clip_loss, expression_loss, image_text, name_description, positive_weights, supcon
 
 def unit(*shape, seed=0, dtype=torch.float64): return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype), dim=-1)
 
@@ -182,3 +183,165 @@ def test_positive_weights():
     assert positive_weights(y).tolist() == [3, 2] and positive_weights(y.numpy(), most=2.).tolist() == [2, 2]
     balanced = au_loss(torch.zeros(4, 2), y, 1., 0., positive_weights(y))
     assert balanced.item() == pytest.approx(math.log(2)*(3 + 3 + 2 + 2)/7)
+
+# ---- blocks, against formulas in plain torch on the whole matrix
+
+def plain_supcon(z, labels, temperature):
+    itself = torch.eye(len(z), dtype=torch.bool); positive = (labels[:, None] == labels) & ~itself; count = positive.sum(1)
+    s = (z @ z.T/temperature).masked_fill(itself, -torch.inf); log_p = (s - s.logsumexp(1, keepdim=True)).masked_fill(~positive, 0)
+    return -(log_p.sum(1)/count.clamp(min=1)).sum()/(count > 0).sum()
+
+def plain_image_text(z, t, labels, scale, symmetric=True):
+    s = scale*z @ t.T; own = s.gather(1, labels[:, None])[:, 0]; rows = (s.logsumexp(1) - own).mean()
+    if not symmetric: return rows
+    count = torch.bincount(labels, minlength=len(t)); column = s.logsumexp(0)[labels] - own
+    return (rows + (column/count[labels]).sum()/(count > 0).sum())/2
+
+def plain_clip(z, t, scale): return plain_image_text(z, t, torch.arange(len(z)), scale)
+
+N = 23; MIXED = torch.tensor([0, 1, 2, 0, 1, 1, 5, 0, 7, 2, 2, 0, 0, 1, 3, 0, 1, 2, 8, 3, 1, 0, 2])  # 5, 7 and 8 stand alone; 4 and 6 are nowhere
+EACH = {
+    'supcon': (lambda z, t, h, **kw: supcon(z, MIXED, 1/h, **kw), lambda z, t, h: plain_supcon(z, MIXED, 1/h)),
+    'supcon, one label': (lambda z, t, h, **kw: supcon(z, MIXED*0, 1/h, **kw), lambda z, t, h: plain_supcon(z, MIXED*0, 1/h)),
+    'image_text': (lambda z, t, h, **kw: image_text(z, t[:9], MIXED, h, **kw), lambda z, t, h: plain_image_text(z, t[:9], MIXED, h)),
+    'image_text, one way': (lambda z, t, h, **kw: image_text(z, t[:9], MIXED, h, symmetric=False, **kw), lambda z, t, h: plain_image_text(z, t[:9], MIXED, h, False)),
+    'clip_loss': (lambda z, t, h, **kw: clip_loss(z, t, h, **kw), lambda z, t, h: plain_clip(z, t, h)),
+}
+
+def measured(loss, scale, dtype=torch.float64, grad=1., d=6, shape=lambda z: z, **kw):
+    "[value, gradients of images, texts and scale]"
+    v, u = (unit(N, d, seed=s).to(dtype).requires_grad_() for s in (0, 1)); h = torch.tensor(float(scale), dtype=torch.float64 if dtype == torch.float64 else torch.float32, requires_grad=True)
+    value = loss(shape(F.normalize(v, dim=1)), shape(F.normalize(u, dim=1)), h, **kw); (value*grad).backward()
+    return [value.detach(), v.grad, torch.zeros_like(u) if u.grad is None else u.grad, h.grad]
+
+def error(a, b): return max(float((x.double() - y.double()).abs().max()/y.double().abs().max().clamp(min=1e-12)) for x, y in zip(a, b))
+
+@pytest.mark.parametrize('rows', [1, 3, 5, N, 100])
+@pytest.mark.parametrize('scale', [1., 10., 30., 41., 100.])
+@pytest.mark.parametrize('name', EACH)
+def test_blocks_equal_the_plain_formula(monkeypatch, name, scale, rows):
+    monkeypatch.setattr(losses, '_rows', lambda x: rows); ours, plain = EACH[name]; exact = measured(plain, scale, grad=-3.)
+    kept, again = measured(ours, scale, grad=-3., recompute=False), measured(ours, scale, grad=-3., recompute=True)
+    assert error(kept, exact) < 1e-9 and error(again, kept) < 1e-12
+    assert error(measured(ours, scale, torch.float32, grad=-3.), exact) < 1e-4
+    strided = measured(ours, scale, grad=-3., shape=lambda z: torch.stack([z, z], 2).flatten(1)[:, ::2])   # rows and columns with gaps
+    turned = measured(ours, scale, grad=-3., shape=lambda z: z.T.contiguous().T)
+    assert error(strided, kept) < 1e-12 and error(turned, kept) < 1e-12
+
+@pytest.mark.parametrize('temperature', [.001, .003, .01, .02, .0249, .0251])
+@pytest.mark.parametrize('name', EACH)
+def test_low_temperatures_in_single_precision(monkeypatch, name, temperature):
+    "Rounding of a cosine, 6e-8, is multiplied by 1/temperature in the exponent"
+    monkeypatch.setattr(losses, '_rows', lambda x: 5); ours, plain = EACH[name]; exact = measured(plain, 1/temperature)
+    for recompute in True, False:
+        found = measured(ours, 1/temperature, torch.float32, recompute=recompute)
+        assert all(torch.isfinite(x).all() for x in found) and error(found, exact) < 3e-6/temperature
+
+@pytest.mark.parametrize('temperature', [.001, .02, .03, .1])
+def test_opposite_rows_do_not_vanish(temperature):
+    "Cosines of -1 with all others: exp(-2/temperature) is where single precision could end"
+    z = torch.tensor([[1., 0], [-1, 0], [-1, 0], [-1, 0]]).requires_grad_(); labels = torch.tensor([0, 0, 1, 1]); loss = supcon(z, labels, temperature); loss.backward()
+    exact = z.detach().double().requires_grad_(); right = plain_supcon(exact, labels, temperature); right.backward()
+    assert loss.item() == pytest.approx(right.item(), rel=1e-4) and error([z.grad], [exact.grad]) < 1e-4
+    z = torch.tensor([[1., 0], [1, 0]]); t = -z[:1]
+    assert image_text(z, t, torch.tensor([0, 0]), 1/temperature).item() == pytest.approx(math.log(2)/2, rel=1e-5)
+
+@pytest.mark.parametrize('recompute', [True, False])
+@pytest.mark.parametrize('scale', [10., 100.])
+@pytest.mark.parametrize('name', EACH)
+def test_backward_twice_and_never_of_itself(name, scale, recompute):
+    v, u = (unit(N, 6, seed=s).requires_grad_() for s in (0, 1)); h = torch.tensor(scale, dtype=torch.float64, requires_grad=True)
+    loss = EACH[name][0](F.normalize(v, dim=1), F.normalize(u, dim=1), h, recompute=recompute)
+    once, twice, thrice = (torch.autograd.grad(loss, (v, h), retain_graph=True) for _ in range(3))
+    assert error(twice, once) < 1e-12 and error(thrice, once) < 1e-12
+    with pytest.raises(RuntimeError, match='create_graph=True is refused'): torch.autograd.grad(loss, v, create_graph=True)
+    loss.backward()
+    with pytest.raises(RuntimeError): loss.backward()                       # the graph is gone
+
+@pytest.mark.parametrize('name', EACH)
+def test_autocast_changes_nothing(name):
+    plain = measured(EACH[name][0], 30., torch.float32)
+    with torch.autocast('cpu', torch.bfloat16): inside = measured(lambda z, t, h, **kw: EACH[name][0](z, t, h, **kw), 30., torch.float32)
+    assert all(torch.equal(a, b) for a, b in zip(inside, plain))
+
+@pytest.mark.parametrize('dtype, close', [(torch.bfloat16, 2e-2), (torch.float16, 3e-3)])
+@pytest.mark.parametrize('name', EACH)
+def test_low_precision_gradients(name, dtype, close):
+    low, exact = measured(EACH[name][0], 10., dtype), measured(EACH[name][1], 10.)
+    assert low[0].dtype == torch.float32 and low[1].dtype == dtype and error(low[:2], exact[:2]) < 3*close
+
+def test_bfloat16_operands_on_groups_as_they_are():
+    "300 rows of 10 labels around their centres, as a tower makes them"
+    g = torch.Generator().manual_seed(0); labels = torch.arange(300) % 10; centre = unit(10, 64)
+    v = F.normalize(centre[labels] + .8*F.normalize(torch.randn(300, 64, generator=g, dtype=torch.float64), dim=1), dim=1)
+    z = v.float().requires_grad_(); loss = supcon(z, labels, operands=torch.bfloat16); loss.backward()
+    exact = v.clone().requires_grad_(); right = supcon(exact, labels); right.backward()
+    assert loss.dtype == torch.float32 and loss.item() == pytest.approx(right.item(), rel=2e-3)
+    far = float((z.grad - exact.grad).norm()/exact.grad.norm()); assert 1e-6 < far < 2e-3
+    for recompute in True, False:
+        again = v.float().requires_grad_(); supcon(again, labels, operands=torch.bfloat16, recompute=recompute).backward(); assert error([again.grad], [z.grad]) < 1e-6
+    with pytest.raises(ValueError, match='operands is torch.float64'): supcon(z, labels, operands=torch.float64)
+
+# ---- memory
+
+class Largest(torch.utils._python_dispatch.TorchDispatchMode):
+    "The most numbers that one tensor had, of all that were computed"
+    most = 0
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for x in torch.utils._pytree.tree_leaves(out):
+            if isinstance(x, torch.Tensor): self.most = max(self.most, x.numel())
+        return out
+
+@pytest.mark.parametrize('name', ['supcon', 'image_text', 'clip_loss'])
+def test_recomputed_losses_hold_blocks_alone(monkeypatch, name):
+    "No tensor has N x N numbers, forward or backward, and none of the blocks is held in between"
+    n, d, b = 1000, 16, 50; monkeypatch.setattr(losses, '_rows', lambda x: b)
+    z, t = unit(n, d, dtype=torch.float32).requires_grad_(), unit(n, d, seed=1, dtype=torch.float32).requires_grad_(); labels = torch.arange(n) % 7
+    call = dict(supcon=lambda **kw: supcon(z, labels, **kw), image_text=lambda **kw: image_text(z, t, torch.arange(n).flip(0), 10., **kw), clip_loss=lambda **kw: clip_loss(z, t, 10., **kw))[name]
+    with Largest() as seen: loss = call(recompute=True); held = loss.grad_fn.blocks; loss.backward()
+    assert held == [] and seen.most == b*n
+    saved = sum(x.numel() for x in call(recompute=True).grad_fn.saved_tensors if x is not None); assert saved < n*(3*d + 12)
+    kept = call(recompute=False).grad_fn.blocks; assert sum(x.numel() for x in kept) >= n*n/2
+    monkeypatch.setattr(losses, '_KEPT', n*n); assert call().grad_fn.blocks == []
+    monkeypatch.setattr(losses, '_KEPT', 8*n*n); assert len(call().grad_fn.blocks) == n//b
+    with pytest.raises(ValueError, match="recompute is 'yes'"): call(recompute='yes')
+
+# ---- labels and devices
+
+@pytest.mark.parametrize('labels', [[-1, -1, 5, 5, 5, -9], [2**62, 2**62, 0, 0, -2**62, 1], [0]*6])
+def test_any_whole_numbers_are_labels(labels):
+    codes = {l: i for i, l in enumerate(dict.fromkeys(labels))}; assert supcon(Z, labels).item() == pytest.approx(plain_supcon(Z, torch.tensor([codes[l] for l in labels]), .1).item(), rel=1e-12)
+    assert supcon(Z, torch.tensor(labels).bool()).item() == pytest.approx(plain_supcon(Z, torch.tensor(labels).bool().int(), .1).item(), rel=1e-12) if 0 in labels[1:] else True
+
+@pytest.mark.parametrize('labels', [list('aabbcc'), np.array(list('aabbcc')), [None]*6, [[0], [0], [1], [1], [2], [2]], 1, [1j]*6])
+def test_what_is_no_label_is_refused(labels):
+    for call in lambda: supcon(Z, labels), lambda: image_text(Z, T, labels, 1.):
+        with pytest.raises((ValueError, TypeError)): call()
+
+def test_batches_of_one_and_two():
+    one, two = Z[:1].clone().requires_grad_(), Z[:2].clone().requires_grad_()
+    for loss in clip_loss(one, T[:1], 9.), image_text(one, T[:1], [0], 100.): assert loss.item() == pytest.approx(0, abs=1e-12); loss.backward(); assert one.grad.abs().max() < 1e-10
+    assert supcon(two, [0, 0]).item() == pytest.approx(0, abs=1e-12); supcon(two, [0, 0], .001).backward(); assert two.grad.abs().max() < 1e-9
+
+@pytest.mark.parametrize('call', [lambda m: losses._pairs(Z, m(T), L, 1., True, None, False), lambda m: losses._pairs(m(Z), T, L, 1., True, None, False)])
+def test_two_devices_are_named(call):
+    with pytest.raises(ValueError, match='the two sides are on (cpu and meta|meta and cpu); move one to the other'): call(lambda x: x.to('meta'))
+
+# ---- never nan
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(n=st.integers(1, 12), d=st.integers(1, 6), k=st.integers(1, 5), seed=st.integers(0, 2**16), power=st.floats(-3, 1), rows=st.integers(1, 13), single=st.booleans(), twins=st.booleans(), recompute=st.sampled_from([True, False, None]))
+def test_never_nan(n, d, k, seed, power, rows, single, twins, recompute):
+    kept = losses._rows; losses._rows = lambda x: rows; temperature = 10**power; g = torch.Generator().manual_seed(seed)
+    try:
+        labels = torch.randint(0, k, (n,), generator=g); v = torch.randn(n, d, generator=g, dtype=torch.float64)
+        if twins: v = torch.sign(v[:, :1])*torch.eye(d, dtype=torch.float64)[0]     # rows that are equal or opposite
+        v = v.to(torch.float32 if single else torch.float64).requires_grad_(); z = F.normalize(v, dim=1); t = F.normalize(torch.randn(k, d, generator=g, dtype=v.dtype), dim=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            for ours, plain in ((supcon(z, labels, temperature, recompute=recompute), plain_supcon(z, labels, temperature)), (image_text(z, t, labels, 1/temperature, recompute=recompute), plain_image_text(z, t, labels, 1/temperature)),
+                                (clip_loss(z, t[labels], 1/temperature, recompute=recompute), plain_clip(z, t[labels], 1/temperature))):
+                slope = torch.autograd.grad(ours, v, retain_graph=True)[0]; assert torch.isfinite(ours) and torch.isfinite(slope).all()
+                if torch.isfinite(plain): assert float(ours.detach()) == pytest.approx(float(plain.detach()), rel=1e-9 if not single else 1e-4, abs=1e-10 if not single else 3e-6/temperature)
+    finally: losses._rows = kept

@@ -42,7 +42,7 @@ def test_same_seed_same_numbers(data):
 @pytest.mark.parametrize('positives', PAIRINGS)
 def test_every_pairing_trains(data, positives):
     m = tiny(); log = pretrain(m, *data, positives=positives, **SHORT)
-    assert np.isfinite(log['loss']).all() and list(log) == ['step', 'loss', 'loss_images', 'loss_texts', 'images_per_s'] and len(log) == 3
+    assert np.isfinite(log['loss']).all() and list(log) == ['step', 'loss', 'loss_images', 'loss_texts', 'images_per_s', 'waited'] and len(log) == 3
     np.testing.assert_allclose(log['loss'], log['loss_images'] + log['loss_texts'], rtol=1e-5)
     assert not same(m, tiny()) and not m.training
 
@@ -72,7 +72,7 @@ def test_an_infinite_loss_stops(data, monkeypatch):
 
 def test_bfloat16_towers_keep_single_precision_losses(data, monkeypatch):
     plain = pretrain(tiny(), *data, **SHORT)
-    monkeypatch.setattr(stages, '_has_bf16', lambda device: True)
+    monkeypatch.setattr(stages, 'has_bf16', lambda device: True)
     m = tiny(); log = pretrain(m, *data, **SHORT)
     assert all(w.dtype == torch.float32 for w in m.parameters())
     assert log['loss'][0] != plain['loss'][0] and abs(log['loss'][0] - plain['loss'][0]) < .1
