@@ -224,9 +224,24 @@ def test_blocks_equal_the_plain_formula(monkeypatch, name, scale, rows):
     kept, again = measured(ours, scale, grad=-3., recompute=False), measured(ours, scale, grad=-3., recompute=True)
     assert error(kept, exact) < 1e-9 and error(again, kept) < 1e-12
     assert error(measured(ours, scale, torch.float32, grad=-3.), exact) < 1e-4
-    strided = measured(ours, scale, grad=-3., shape=lambda z: torch.stack([z, z], 2).flatten(1)[:, ::2])   # rows and columns with gaps
-    turned = measured(ours, scale, grad=-3., shape=lambda z: z.T.contiguous().T)
-    assert error(strided, kept) < 1e-12 and error(turned, kept) < 1e-12
+
+@pytest.mark.parametrize('layout', [lambda z: torch.stack([z, z], 2).flatten(1)[:, ::2], lambda z: z.T.contiguous().T, lambda z: z.repeat(1, 2)[:, :6]], ids=['every second column', 'by columns', 'part of a row'])
+@pytest.mark.parametrize('name', EACH)
+def test_any_layout_in_memory(name, layout):
+    for scale in 10., 100.: assert error(measured(EACH[name][0], scale, shape=layout), measured(EACH[name][0], scale)) < 1e-12
+
+@pytest.mark.parametrize('scale', [10., 100.])
+@pytest.mark.parametrize('recompute', [True, False])
+def test_pairs_across_blocks(monkeypatch, scale, recompute):
+    "So many texts that few images fit into a block"
+    monkeypatch.setattr(losses, '_rows', lambda x: 1); t, u = unit(6000, 6, seed=2), unit(300, 6, seed=3); labels = MIXED*731
+    for symmetric in True, False:
+        ours = measured(lambda z, _, h, **kw: image_text(z, t, labels, h, symmetric, **kw), scale, recompute=recompute)
+        assert error(ours, measured(lambda z, _, h: plain_image_text(z, t, labels, h, symmetric), scale)) < 1e-9
+    assert measured(lambda z, _, h: image_text(z, t, labels, h, recompute=False), scale)[0].isfinite()
+    z, w, h = unit(300, 6).requires_grad_(), u.requires_grad_(), torch.tensor(scale, dtype=torch.float64, requires_grad=True)
+    loss = clip_loss(z, w, h, recompute=False); assert len(loss.grad_fn.blocks) > 1
+    assert error(torch.autograd.grad(clip_loss(z, w, h, recompute=recompute), (z, w, h)), torch.autograd.grad(plain_clip(z, w, h), (z, w, h))) < 1e-9
 
 @pytest.mark.parametrize('temperature', [.001, .003, .01, .02, .0249, .0251])
 @pytest.mark.parametrize('name', EACH)
@@ -244,7 +259,7 @@ def test_opposite_rows_do_not_vanish(temperature):
     exact = z.detach().double().requires_grad_(); right = plain_supcon(exact, labels, temperature); right.backward()
     assert loss.item() == pytest.approx(right.item(), rel=1e-4) and error([z.grad], [exact.grad]) < 1e-4
     z = torch.tensor([[1., 0], [1, 0]]); t = -z[:1]
-    assert image_text(z, t, torch.tensor([0, 0]), 1/temperature).item() == pytest.approx(math.log(2)/2, rel=1e-5)
+    assert image_text(z, t, torch.tensor([0, 0]), 1/temperature).item() == pytest.approx(math.log(2)/2, abs=1e-7/temperature)
 
 @pytest.mark.parametrize('recompute', [True, False])
 @pytest.mark.parametrize('scale', [10., 100.])
@@ -270,14 +285,15 @@ def test_low_precision_gradients(name, dtype, close):
     low, exact = measured(EACH[name][0], 10., dtype), measured(EACH[name][1], 10.)
     assert low[0].dtype == torch.float32 and low[1].dtype == dtype and error(low[:2], exact[:2]) < 3*close
 
-def test_bfloat16_operands_on_groups_as_they_are():
-    "300 rows of 10 labels around their centres, as a tower makes them"
-    g = torch.Generator().manual_seed(0); labels = torch.arange(300) % 10; centre = unit(10, 64)
-    v = F.normalize(centre[labels] + .8*F.normalize(torch.randn(300, 64, generator=g, dtype=torch.float64), dim=1), dim=1)
+@pytest.mark.parametrize('noise, close', [(4., 2e-3), (.8, 5e-2)])
+def test_bfloat16_operands_on_groups(noise, close):
+    "Rows of 8 labels around their centres. The closer a group, the more of its gradient cancels, and the more the rounding shows"
+    g = torch.Generator().manual_seed(0); labels = torch.arange(1024) % 8; centre = unit(8, 512)
+    v = F.normalize(centre[labels] + noise*F.normalize(torch.randn(1024, 512, generator=g, dtype=torch.float64), dim=1), dim=1)
     z = v.float().requires_grad_(); loss = supcon(z, labels, operands=torch.bfloat16); loss.backward()
-    exact = v.clone().requires_grad_(); right = supcon(exact, labels); right.backward()
+    exact = v.clone().requires_grad_(); right = plain_supcon(exact, labels, .1); right.backward()
     assert loss.dtype == torch.float32 and loss.item() == pytest.approx(right.item(), rel=2e-3)
-    far = float((z.grad - exact.grad).norm()/exact.grad.norm()); assert 1e-6 < far < 2e-3
+    assert 1e-4 < (z.grad - exact.grad).norm()/exact.grad.norm() < close
     for recompute in True, False:
         again = v.float().requires_grad_(); supcon(again, labels, operands=torch.bfloat16, recompute=recompute).backward(); assert error([again.grad], [z.grad]) < 1e-6
     with pytest.raises(ValueError, match='operands is torch.float64'): supcon(z, labels, operands=torch.float64)
@@ -300,11 +316,11 @@ def test_recomputed_losses_hold_blocks_alone(monkeypatch, name):
     z, t = unit(n, d, dtype=torch.float32).requires_grad_(), unit(n, d, seed=1, dtype=torch.float32).requires_grad_(); labels = torch.arange(n) % 7
     call = dict(supcon=lambda **kw: supcon(z, labels, **kw), image_text=lambda **kw: image_text(z, t, torch.arange(n).flip(0), 10., **kw), clip_loss=lambda **kw: clip_loss(z, t, 10., **kw))[name]
     with Largest() as seen: loss = call(recompute=True); held = loss.grad_fn.blocks; loss.backward()
-    assert held == [] and seen.most == b*n
+    assert held == [] and b*n <= seen.most <= 2*b*n
     saved = sum(x.numel() for x in call(recompute=True).grad_fn.saved_tensors if x is not None); assert saved < n*(3*d + 12)
     kept = call(recompute=False).grad_fn.blocks; assert sum(x.numel() for x in kept) >= n*n/2
     monkeypatch.setattr(losses, '_KEPT', n*n); assert call().grad_fn.blocks == []
-    monkeypatch.setattr(losses, '_KEPT', 8*n*n); assert len(call().grad_fn.blocks) == n//b
+    monkeypatch.setattr(losses, '_KEPT', 8*n*n); assert len(call().grad_fn.blocks) >= n//(2*b)
     with pytest.raises(ValueError, match="recompute is 'yes'"): call(recompute='yes')
 
 # ---- labels and devices
@@ -314,7 +330,7 @@ def test_any_whole_numbers_are_labels(labels):
     codes = {l: i for i, l in enumerate(dict.fromkeys(labels))}; assert supcon(Z, labels).item() == pytest.approx(plain_supcon(Z, torch.tensor([codes[l] for l in labels]), .1).item(), rel=1e-12)
     assert supcon(Z, torch.tensor(labels).bool()).item() == pytest.approx(plain_supcon(Z, torch.tensor(labels).bool().int(), .1).item(), rel=1e-12) if 0 in labels[1:] else True
 
-@pytest.mark.parametrize('labels', [list('aabbcc'), np.array(list('aabbcc')), [None]*6, [[0], [0], [1], [1], [2], [2]], 1, [1j]*6])
+@pytest.mark.parametrize('labels', [list('aabbcc'), np.array(list('aabbcc')), [[0], [0], [1], [1], [2], [2]], 1, [1j]*6])
 def test_what_is_no_label_is_refused(labels):
     for call in lambda: supcon(Z, labels), lambda: image_text(Z, T, labels, 1.):
         with pytest.raises((ValueError, TypeError)): call()

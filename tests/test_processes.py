@@ -4,7 +4,7 @@ The processes are real and talk over gloo. They are forked from a server that ha
 system has fork; each group does many cases, saves what it found, and the tests below read that."""
 import contextlib, copy, datetime, functools, hashlib, multiprocessing, os, socket, sys, time, warnings
 from pathlib import Path
-import pytest, torch
+import open_clip, pytest, torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
@@ -107,6 +107,7 @@ LOSSES = {  # (embeddings, texts, descriptions, learnt scale, bias), (labels, su
     'all together': lambda m, y, d: supcon(m[0], y[0], distributed=d) + image_text(m[0], m[1], y[0], m[3], distributed=d) + once(name_description(m[1], m[2], m[3])),
     'supcon, bfloat16 operands': lambda m, y, d: supcon(m[0], y[0], operands=torch.bfloat16, distributed=d),
 }
+BLOCKS = [name for name in LOSSES if name.startswith('supcon')]
 CLOSE = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 def measured(name, n, split, dtype, part=slice(None), distributed=False, add=sum_gradients, loss=None):
@@ -150,8 +151,8 @@ def loss_cases(rank, n, folder):
         part = rows(n, split, rank)
         for dtype in CLOSE:
             for name in LOSSES: out[name, split, dtype] = measured(name, n, split, dtype, part, True)
-            with blocks_of(2):
-                for name in LOSSES: out[name, split, dtype, 'blocks'] = measured(name, n, split, dtype, part, True)
+        with blocks_of(2):
+            for name in BLOCKS: out[name, split, torch.float64, 'blocks'] = measured(name, n, split, torch.float64, part, True)
     first = next(iter(SPLITS[n])); part = rows(n, first, rank)
     for name, how in NEGATIVE.items(): out[name] = measured('supcon', n, first, torch.float64, part, True, **how)
     for scaled in (True, False):
@@ -191,8 +192,10 @@ def test_losses_equal_one_process(groups, n, name, dtype):
     for split in SPLITS[n]:
         whole = measured(name, n, split, dtype)
         for case in (name, split, dtype), (name, split, dtype, 'blocks'):
+            if case not in found[0]: continue
             far, where = worst([f[case] for f in found], whole, n, split)
             assert far <= close, (split, where, far, case[3:])
+        case = name, split, dtype
         if split == 'no positive at all' and name.startswith('supcon') or name == 'au_loss, nothing coded':
             assert all(f[case][0] == 0 and not f[case][1].any() and not any(g.any() for g in f[case][2].values()) for f in found), split
 
@@ -381,10 +384,16 @@ def trained(name, chunk=None, seed=0, **kw):
     m = load_model(pretrained=None, seed=seed)
     return TRAINED[name](m, study(), chunk, **{**dict(steps=3, batch_size=11, progress=False, seed=2), **kw}), m
 
+def small():
+    "Towers as clef-tiny's, residual with batch norm, and a hundredth of its work"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return open_clip.CLIP(embed_dim=16, vision_cfg=dict(image_size=32, layers=[1, 1, 1, 1], width=8, head_width=32), text_cfg=dict(context_length=77, vocab_size=49408, width=16, heads=2, layers=1))
+
 def trained_in_double(name, chunk=None):
     "(log, by how much each number of the towers changed in two steps, digest of the weights)"
     with double():
-        m = load_model(pretrained=None).double(); start = {k: w.clone() for k, w in m.state_dict().items()}
+        m = small().double(); start = {k: w.clone() for k, w in m.state_dict().items()}
         log = TRAINED[name](m, study(), chunk, steps=2, batch_size=11, progress=False, seed=2)
     return log, {k: w - start[k] for k, w in m.state_dict().items() if w.is_floating_point()}, digest(m)
 
@@ -395,13 +404,12 @@ class PowerCut(Exception): pass
 def training_cases(rank, n, folder):
     out = {}; saved = []
     for name in TRAINED: out[name, 'double'] = trained_in_double(name, 2)
-    for name in BOTH: log, m = trained(name); out[name] = log, digest(m)
-    out['apart'] = digest(trained('pretrain', seed=rank)[1])      # process 0 is followed, whatever the others start from
     real = training._save
     def noted(*a): saved.append(a[0].name); real(*a)
     training._save = noted; files = folder/'whole'; file = files/'c.pt'
-    log, m = trained('pretrain', checkpoint=file, checkpoint_every=2); out['with checkpoint'] = log, digest(m); dist.barrier()
-    out['saved'] = list(saved), sorted(p.name for p in files.iterdir()), torch.load(file, weights_only=True)['step']
+    for name in BOTH:                                              # process 0 is followed, whatever the others start from
+        log, m = trained(name, seed=rank, checkpoint=file if name == 'pretrain' else None, checkpoint_every=2); out[name] = log, digest(m)
+    dist.barrier(); out['saved'] = list(saved), sorted(p.name for p in files.iterdir()), torch.load(file, weights_only=True)['step']
     calls = []; text = stages.image_text
     def cut(*a, **kw):
         calls.append(1)
@@ -440,14 +448,10 @@ def test_single_precision_begins_alike_and_all_processes_end_alike(groups, name)
         assert found[0][name][0][c].equals(found[1][name][0][c])
     assert found[0][name][1] == found[1][name][1]                  # to the bit
 
-def test_process_0_gives_the_first_weights(groups):
-    found = groups(training_cases, 2)
-    assert {f['apart'] for f in found} == {found[0]['pretrain'][1]}
-
 def test_one_checkpoint_is_written_once(groups):
     found = groups(training_cases, 2)
     assert found[0]['saved'][0] == ['c.pt', 'c.pt'] and found[1]['saved'][0] == []   # after step 2, and the last
-    for f in found: assert f['saved'][1:] == (['c.pt'], 3) and f['left'] == ['c.pt'] and f['with checkpoint'][1] == f['pretrain'][1]
+    for f in found: assert f['saved'][1:] == (['c.pt'], 3) and f['left'] == ['c.pt']
 
 def test_resume_with_two_processes(groups):
     for f in groups(training_cases, 2):

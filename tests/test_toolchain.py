@@ -5,6 +5,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ROOT/'tools'
+COLAB = 'https://colab.research.google.com/github/clef-nb/mini/blob/main/nbs/tutorials/20_use.ipynb'
 sys.path.insert(0, str(TOOLS))
 from build_docs import readme, stale_readme
 from check_in_step import out_of_step
@@ -41,7 +42,7 @@ def run_all(project, **env): return call(project, sys.executable, TOOLS/'test_al
 def original(tmp_path_factory):
     "A project in good order: notebooks, module, README, one test"
     project = tmp_path_factory.mktemp('original')
-    for folder in 'nbs/images', 'tests': (project/folder).mkdir(parents=True)
+    for folder in 'nbs/images', 'nbs/tutorials', 'tests': (project/folder).mkdir(parents=True)
     settings = (ROOT/'settings.ini').read_text(encoding='utf-8')
     (project/'settings.ini').write_text(settings.replace('clef_nb', 'mini'), encoding='utf-8')
     (project/'tests/test_one.py').write_text('def test_one(): pass\n')
@@ -53,6 +54,9 @@ def original(tmp_path_factory):
     notebook(project/'nbs/00_room.ipynb', ('title-md', '# room\n\n> One function'), ('exp', '#| default_exp room'),
              ('twice', '#| export\ndef twice(x): return 2*x'), ('equal', 'assert twice(2) == 4'),
              ('slow', "#| slow\nprint('slow cell')"), ('never', '#| eval: false\nraise ValueError'))
+    notebook(project/'nbs/tutorials/20_use.ipynb', ('title-md', '# use\n\n> Exports nothing'),
+             ('links-md', f'[room](../00_room.ipynb), [start](../index.ipynb), [run it]({COLAB})'),
+             ('import', 'from pathlib import Path\nfrom mini.room import twice'), ('use', 'print(Path.cwd().name, twice(3))'))
     call(project, Path(sys.executable).with_name('nbdev_export')).check_returncode()
     (project/'README.md').write_text(readme(project/'nbs/index.ipynb'), encoding='utf-8')
     return project
@@ -67,7 +71,7 @@ def test_good_project_passes(project):
     subprocess.run(['git', '-C', project, 'add', '.'], check=True)
     done = run_all(project, CI='true')
     assert done.returncode == 0, done.stdout + done.stderr
-    assert count(done) == (6, 0)  # in step, README, 2 notebooks, 1 test, files as they were
+    assert count(done) == (7, 0)  # in step, README, 3 notebooks, 1 test, files as they were
 
 def test_every_step_is_taken_and_counted(project):
     edit(project/'nbs/00_room.ipynb', '== 4', '== 5')
@@ -76,15 +80,21 @@ def test_every_step_is_taken_and_counted(project):
     edit(project/'tests/test_one.py', 'pass', 'assert False')
     done = run_all(project)
     assert done.returncode == 1
-    assert count(done) == (1, 4)
+    assert count(done) == (2, 4)
     assert 'mini/room.py is not what its notebook exports' in done.stdout
     assert 'x + x' in (project/'mini/room.py').read_text(), 'the change by hand was overwritten'
 
 def test_broken_cell_alone_fails(project):
     edit(project/'nbs/00_room.ipynb', '== 4', '== 5')
     done = run_all(project)
-    assert done.returncode == 1 and count(done) == (4, 1)
+    assert done.returncode == 1 and count(done) == (5, 1)
     assert '00_room.ipynb' in done.stdout.partition('Tests Failed')[2]
+
+def test_broken_notebook_in_a_folder_fails(project):
+    edit(project/'nbs/tutorials/20_use.ipynb', 'twice(3)', 'thrice(3)')
+    done = run_all(project)
+    assert done.returncode == 1 and count(done) == (5, 1)
+    assert '20_use.ipynb' in done.stdout.partition('Tests Failed')[2]
 
 def test_crash_of_a_notebook_fails_all(project):
     edit(project/'nbs/00_room.ipynb', 'assert twice(2) == 4', 'import os; os._exit(1)')
@@ -105,6 +115,7 @@ def test_in_step(project):
     ('nbs/00_room.ipynb', '2*x', 'x + x', 'mini/room.py is not what its notebook exports'),
     ('nbs/00_room.ipynb', '"execution_count": null', '"execution_count": 3', 'nbs/00_room.ipynb is not clean'),
     ('nbs/00_room.ipynb', '"cells"', '"cells', 'nbdev_export failed'),
+    ('nbs/tutorials/20_use.ipynb', '"execution_count": null', '"execution_count": 3', 'nbs/tutorials/20_use.ipynb is not clean'),
     ('settings.ini', 'version = 0.1.0', 'version = 0.2.0', 'mini/__init__.py is not what its notebook exports'),
 ])
 def test_out_of_step(project, file, old, new, said):
@@ -147,6 +158,9 @@ def test_run_nbs_keeps_outputs_and_honours_flags(project):
     assert '"4\\n"' in (project/'nbs/index.ipynb').read_text()
     assert 'slow cell\\n' not in (project/'nbs/00_room.ipynb').read_text()
     assert out_of_step(project) == []
+    done = call(project, sys.executable, TOOLS/'run_nbs.py', 'tutorials/20_use.ipynb')
+    assert done.returncode == 0 and '"tutorials 6\\n"' in (project/'nbs/tutorials/20_use.ipynb').read_text(), done.stdout + done.stderr
+    assert out_of_step(project) == []
     done = call(project, sys.executable, TOOLS/'run_nbs.py', '--slow', '00_room')
     assert done.returncode == 0 and 'slow cell\\n' in (project/'nbs/00_room.ipynb').read_text()
 
@@ -159,6 +173,32 @@ def test_run_nbs_leaves_a_failing_notebook_alone(project):
     assert path.read_bytes() == before
     done = call(project, sys.executable, TOOLS/'run_nbs.py', '99_none')
     assert done.returncode == 1 and 'No notebook is called 99_none' in done.stderr
+
+def test_site_has_pages_in_folders(project):
+    shutil.copy(ROOT/'nbs/_quarto.yml', project/'nbs')
+    (project/'nbs/styles.css').touch()
+    (project/'data').mkdir(); (project/'data/a.csv').touch()
+    shutil.copy(ROOT/'.gitignore', project)
+    subprocess.run(['git', 'init', '-q', project], check=True)
+    subprocess.run(['git', '-C', project, 'add', '.'], check=True)
+    done = call(project, sys.executable, TOOLS/'build_docs.py')
+    assert done.returncode == 0, done.stdout + done.stderr
+    changed = subprocess.run(['git', '-C', project, 'diff', '--stat'], capture_output=True, text=True).stdout
+    assert changed == '', changed
+    pages = {str(p.relative_to(project/'_docs')): p.read_text(encoding='utf-8') for p in (project/'_docs').rglob('*.html')}
+    assert set(pages) == {'index.html', 'room.html', 'tutorials/use.html'}
+    assert 'Tutorials' in pages['index.html'] and 'href="tutorials/use.html"' in pages['index.html']
+    for page, text in pages.items():
+        for target in re.findall(r'(?:href|src)="([^"#?]+)', text):
+            if not re.match('[a-z]+:|//', target): assert (project/'_docs'/page).parent.joinpath(target).exists(), (page, target)
+    assert 'href="../room.html"' in pages['tutorials/use.html'] and f'href="{COLAB}"' in pages['tutorials/use.html']
+    assert any(entry['href'].startswith('tutorials/use.html') for entry in json.loads((project/'_docs/search.json').read_text()))
+
+@pytest.mark.parametrize('written', ['data/bp4d-twin/twin.json', 'nbs/data/a.npy', 'nbs/runs/a', 'nbs/tutorials/data/cache/a.npy', 'nbs/tutorials/runs/demo/report.html'])
+def test_git_ignores_what_notebooks_write(written):
+    found = subprocess.run(['git', 'check-ignore', '-q', '--no-index', written], cwd=ROOT).returncode
+    if found == 128: pytest.skip('not a git repository')
+    assert found == 0
 
 def test_wheel_carries_tables_and_assets(tmp_path):
     for name in 'settings.ini', 'setup.py', 'pyproject.toml', 'MANIFEST.in', 'LICENSE': shutil.copy(ROOT/name, tmp_path)

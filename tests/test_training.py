@@ -110,8 +110,7 @@ MOMENTS = {  # what is left behind, and the step to go on from
     'before the second checkpoint is renamed': (('rename', 2), ['.c.pt.part', 'c.pt'], 2),
 }
 
-@pytest.mark.parametrize('moment', MOMENTS)
-@pytest.mark.parametrize('work', WORK)
+@pytest.mark.parametrize('work, moment', [*(('short', m) for m in MOMENTS), *(('stage_1', m) for m in ('in a step, before the first checkpoint', 'between checkpoints', 'while the second checkpoint is written'))])
 def test_killed_and_taken_up_again(tmp_path, undisturbed, work, moment):
     moment, left, step = MOMENTS[moment]
     assert killed(tmp_path, work, moment) == left

@@ -82,8 +82,9 @@ def name_pages(proc, site, blob):
         name = front_matter(read_nb(p).cells[0]).get('output-file', p.name)
         pages[p] = p.with_name(Path(name).stem + '.ipynb')
     renamed = {old.name: new.name for old, new in pages.items()}
-    pattern = re.compile('|'.join(rf'(?<![\w.-]){re.escape(name)}' for name in renamed))
-    def rename(text): return pattern.sub(lambda m: renamed[m[0]], text)
+    elsewhere = rf'https?://(?!{re.escape(site.partition("://")[2])}/)[^\s)"\'<>]*'   # such as a notebook's address on Colab
+    pattern = re.compile('|'.join([elsewhere, *(rf'(?<![\w.-]){re.escape(name)}' for name in renamed)]))
+    def rename(text): return pattern.sub(lambda m: renamed.get(m[0], m[0]), text)
     for old, new in pages.items():
         nb, up = read_nb(old), '../'*(len(old.relative_to(proc).parts) - 1)
         def local(m):
@@ -96,7 +97,8 @@ def name_pages(proc, site, blob):
         old.unlink()
         write_nb(nb, new)
     sidebar = proc/'sidebar.yml'
-    sidebar.write_text(rename(sidebar.read_text(encoding='utf-8')), encoding='utf-8')
+    entries = re.sub(r'(?<=section: )[a-z]', lambda m: m[0].upper(), sidebar.read_text(encoding='utf-8'))   # a folder's name
+    sidebar.write_text(rename(entries), encoding='utf-8')
 
 def use_local_katex(folder, dist):
     "Make pages load KaTeX from a copy inside the site"

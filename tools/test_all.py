@@ -37,7 +37,7 @@ def check(problems, mend=None):
 
 def notebooks(root):
     "Count notebooks by nbdev_test"
-    names = [p.name for p in sources(root/layout(root)[0], '.ipynb') if not p.name.startswith('_')]
+    names = [p.name for p in sources(root/layout(root)[0], '.ipynb') if not any(part.startswith('_') for part in p.parts)]
     code, text = run([nbdev_command('nbdev_test'), '--n_workers', '2', '--do_print', '--timing'], NOTEBOOK_MINUTES, OMP_NUM_THREADS='1')
     if code == 0: return len(names), 0
     verdict = text.partition('nbdev Tests Failed On The Following Notebooks')[2]
