@@ -47,4 +47,4 @@ bench: .venv/installed
 	done; test -z "$$failed" || { echo "These did not end well:$$failed"; exit 1; }
 
 clean:
-	rm -rf _proc _docs build dist runs data/cache nbs/data nbs/runs nbs/nbdev.yml nbs/sidebar.yml
+	rm -rf _proc _docs build dist runs data/cache nbs/data nbs/runs nbs/*/data nbs/*/runs nbs/nbdev.yml nbs/sidebar.yml

@@ -214,7 +214,7 @@ def main(argv:list[str]|None=None # arguments; None takes the command line's
     parser = argparse.ArgumentParser(prog='clef', formatter_class=argparse.RawDescriptionHelpFormatter,
         description='CLEF: text-driven contrastive learning for facial behaviour, without subject-ID leakage.',
         epilog='examples:\n  clef demo                     both stages on rendered faces, a table and a report, in minutes\n  clef demo --quick             the same in about a minute, to see that everything runs\n'
-               '  clef demo --out runs/seed1 --seed 1\n  torchrun --nproc_per_node 2 -m clef_nb.reproduce demo     on two processes\n  clef data list                the six data sets: licence, where to ask, layout\n  clef data check rafdb ROOT    is this copy complete?\n\nThe library is clef_nb; its notebooks are the documentation (make lab).')
+               '  clef demo --out runs/seed1 --seed 1\n  torchrun --standalone --nproc_per_node 2 -m clef_nb.reproduce demo     on two processes\n  clef data list                the six data sets: licence, where to ask, layout\n  clef data check rafdb ROOT    is this copy complete?\n\nThe library is clef_nb; its notebooks are the documentation (make lab).')
     commands = parser.add_subparsers(dest='command', metavar='command')
     d = commands.add_parser('demo', help='train both stages on a rendered miniature of BP4D and write a report', formatter_class=argparse.RawDescriptionHelpFormatter,
         description='Write a miniature of BP4D (or reuse it), read it as the real one is read, and train three rows on fold 1:\n'
