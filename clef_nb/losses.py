@@ -32,7 +32,8 @@ def _unit(x, name):
         raise ValueError(f'row {i} of {name} has length {length:.4g}; rows must have length 1, so apply torch.nn.functional.normalize(…, dim=-1) first')
 
 def _labels(labels, n, device, name='labels', classes=None):
-    labels = torch.as_tensor(labels, device=device)
+    try: labels = torch.as_tensor(labels, device=device)
+    except (RuntimeError, TypeError, ValueError) as e: raise ValueError(f'{name} must be {n} whole numbers, one for each row ({str(e).splitlines()[0]})') from e
     if labels.is_floating_point() or labels.is_complex() or labels.shape != (n,): raise ValueError(f'{name} must be {n} whole numbers, one for each row, not {labels.dtype} {list(labels.shape)}')
     if classes is not None and (bad := (labels < 0) | (labels >= classes)).any():
         i = int(bad.int().argmax()); raise ValueError(f'{name}[{i}] is {labels[i].item()}; it must lie between 0 and {classes - 1}')
@@ -125,7 +126,7 @@ class _SupCon(torch.autograd.Function):
                     dz[i:i + b] += w @ cast(whole if spread else z[i:])
                     if wide and w.shape[1] > b: dz[i + b:] += w[:, b:].T @ cast(z[i:i + b])
         dz.sub_(pull.index_select(0, code)).mul_(grad/(ctx.n*t))
-        dt = -torch.dot(z.reshape(-1), dz.view(-1))/(2*t) if ctx.needs_input_grad[1] else None
+        dt = -torch.dot(z.reshape(-1), dz.reshape(-1))/(2*t) if ctx.needs_input_grad[1] else None
         return dz, dt, None, None, None, None, None
 
 def _weigh(e, bounded, row, column):
@@ -219,7 +220,7 @@ class _Pairs(torch.autograd.Function):
                 w = _weigh(e.exp_() if bounded and not kept else e, bounded, r, columns)
                 w.scatter_add_(1, labels[part, None], -each[part, None])
                 torch.mm(w, t, out=dz[part]); dt.addmm_(w.T, z[part])
-        ds = grad*torch.dot(t.reshape(-1), dt.view(-1)) if ctx.needs_input_grad[2] else None
+        ds = grad*torch.dot(t.reshape(-1), dt.reshape(-1)) if ctx.needs_input_grad[2] else None
         return dz.mul_(s*grad), dt.mul_(s*grad), ds, None, None, None, None
 
 def _pairs(z, t, labels, scale, symmetric, recompute, distributed):

@@ -119,7 +119,7 @@ def sum_gradients(
     "Add up the gradients of all processes, in one message for each type of number"
     if world()[1] == 1: return
     grads = [w.grad for w in module.parameters() if w.grad is not None]
-    for dtype in {g.dtype for g in grads}:
+    for dtype in dict.fromkeys(g.dtype for g in grads):  # in the same order everywhere
         some = [g for g in grads if g.dtype == dtype]
         flat = torch.cat([g.reshape(-1) for g in some]); dist.all_reduce(flat)
         for g, part in zip(some, flat.split([g.numel() for g in some])): g.copy_(part.view(g.shape))
