@@ -45,7 +45,7 @@ def first_alone() -> Iterator[None]:
 
 def leave():
     "End the process group, as the last thing a script does"
-    if world()[1] > 1: dist.destroy_process_group()
+    if dist.is_available() and dist.is_initialized(): dist.destroy_process_group()
 
 # %% ../nbs/06b_processes.ipynb #gather
 def _parts(x):
