@@ -13,7 +13,7 @@ from clef_nb.batches import ActivityBatches
 from clef_nb.facs import BP4D_AUS, activity_texts
 from clef_nb.frames import FrameTable
 from clef_nb.lab import bp4d_folds
-from machine import cpu_model, save
+from machine import cpu_model, forget_peak, peak, save
 
 HERE = Path(__file__).resolve().parent
 SEGMENTS = HERE.parents[1]/'shared'/'real'/'bp4d_coded_segments.csv'
@@ -29,17 +29,6 @@ def coded_frames(path, seed=0):
     rng = np.random.default_rng(seed)
     for au in BP4D_AUS: df[f'AU{au}'] = pd.arrays.IntegerArray((rng.random(len(df)) < 1/3).astype('int8'), rng.random(len(df)) < .1)
     return df
-
-def peak():
-    "Highest memory of this process since `forget_peak`, MB; on other systems than Linux since its start"
-    try: return next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM'))/1024
-    except (OSError, StopIteration):
-        import resource
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(1024**2 if sys.platform == 'darwin' else 1024)
-
-def forget_peak():
-    try: Path('/proc/self/clear_refs').write_text('5')
-    except OSError: pass
 
 def measure(step, rounds):
     "What the step returned; wall and CPU time, ms; growth at the peak of the first round, MB"

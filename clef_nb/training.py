@@ -113,7 +113,7 @@ def _resume(path, key, module, optimiser):
 
 # %% ../nbs/08b_training.ipynb #train
 def train(
-    module:nn.Module,            # trained in place; left in eval mode
+    module:nn.Module,            # trained in place, on the device of this process; left in eval mode
     images:np.ndarray,           # uint8 [N, H, W, 3], an array or a `frame_cache`
     batches,                     # an `ActivityBatches` or a `ShuffledBatches`
     losses:Callable,             # Batch -> dict of named scalars
@@ -130,7 +130,8 @@ def train(
     clamp:Callable|None=None,    # called after each step, without gradients
 ) -> pd.DataFrame:               # log: step, loss, the named losses, images_per_s, waited (share of the step, 0..1)
     "Train on one process or, under torchrun or accelerate's notebook_launcher, on several. Raises ValueError for a loss that is no longer a number, a batch with fewer rows than processes, and a checkpoint that is damaged or of another run."
-    rank, processes = world(); place = device()
+    place = device(); rank, processes = world()   # in this order: the processes meet in the first
+    module.to(place)
     if checkpoint_every < 1: raise ValueError(f'checkpoint_every is {checkpoint_every}; it must be 1 step or more')
     words = [w for k, w in module.named_parameters() if k.endswith('token_embedding.weight') and w.requires_grad] if 'token_embedding' in freeze else []
     same_start(module); path = None if checkpoint is None else Path(checkpoint)
@@ -168,7 +169,7 @@ def train(
                 if clamp is not None:
                     with torch.no_grad(): clamp()
                 end = time.perf_counter(); took, start = end - start, end
-                log.append(dict(step=step, loss=value, **values, images_per_s=len(rows)/took, waited=min(1., waited/took)))
+                log.append(dict(step=step, loss=value) | values | dict(loss=value, images_per_s=len(rows)/took, waited=min(1., waited/took)))
                 if path and rank == 0 and ((step + 1) % checkpoint_every == 0 or step + 1 == steps): _save(path, key, step + 1, module, optimiser, log)
                 bar.set_postfix(loss=f'{value:.3f}', images=f"{log[-1]['images_per_s']:.0f}/s", refresh=False); bar.update()
     finally:

@@ -4,13 +4,14 @@ The processes are real and talk over gloo. They are forked from a server that ha
 system has fork; each group does many cases, saves what it found, and the tests below read that."""
 import contextlib, copy, datetime, functools, hashlib, multiprocessing, os, socket, sys, time, warnings
 from pathlib import Path
-import open_clip, pytest, torch
+import numpy as np, open_clip, pytest, torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from clef_nb import losses, processes, stages, training
+from clef_nb.batches import ShuffledBatches
 from clef_nb.losses import au_loss, clip_loss, expression_loss, image_text, name_description, supcon
 from clef_nb.processes import device, first_alone, gather, leave, once, same_start, share, sum_gradients, synced_batch_norm, total, world
 from clef_nb.stages import align, other_subject_loss, pretrain
@@ -472,3 +473,15 @@ def test_under_a_launcher_the_processes_meet_by_themselves(tmp_path):
     whole = pretrain(load_model(pretrained=None), *study(), steps=1, batch_size=11, progress=False, seed=2)['loss'][0]
     for rank, (before, after, loss) in enumerate(found):
         assert before[0] == (0, 1) and before[2] == (rank, 2) and after == (0, 1) and loss == pytest.approx(whole, rel=1e-5)
+
+def own_stage(rank, n, folder):
+    parts, saved, tower, real = [], [], nn.Linear(192, 4), training._save
+    training._save = lambda *a: saved.append(1) or real(*a)
+    def losses(batch):
+        parts.append((batch.part.start, batch.part.stop))
+        return {'loss': total(tower(batch.images.flatten(1).float()).square().sum()/batch.size)}
+    training.train(tower, np.zeros((9, 8, 8, 3), np.uint8), ShuffledBatches(9, 9), losses, steps=1, progress=False, checkpoint=folder/'c'/'own.pt'); leave()
+    return parts, len(saved)
+
+def test_a_stage_of_ones_own_is_shared_by_itself(tmp_path):
+    assert launch(own_stage, 2, tmp_path, started=False) == [([(0, 4)], 1), ([(4, 9)], 0)]   # the first process alone writes
