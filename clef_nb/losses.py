@@ -155,7 +155,7 @@ def supcon(
     With `distributed`, every process gets the loss of the whole batch and the gradient for its own rows; gradients of shared parameters are to be added over processes.
     Raises ValueError for rows that are empty, not finite or not of length 1, for labels of another length, and for a temperature that is not positive; RuntimeError for a second derivative."""
     _unit(z, 'z'); _positive(temperature, 'temperature'); labels = _labels(labels, len(z), z.device)
-    if operands not in (None, torch.bfloat16, torch.float16): raise ValueError(f'operands is {operands}; it must be torch.bfloat16, torch.float16 or None')
+    if operands not in (None, torch.bfloat16): raise ValueError(f'operands is {operands}; it must be torch.bfloat16 or None')
     distributed = distributed and world()[1] > 1
     z = z.to(torch.promote_types(z.dtype, torch.float32))
     everyone, first = _gathered(labels) if distributed else (labels, 0)

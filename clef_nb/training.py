@@ -129,9 +129,9 @@ def train(
     name:str='training',         # in the bar and in messages
     clamp:Callable|None=None,    # called after each step, without gradients
 ) -> pd.DataFrame:               # log: step, loss, the named losses, images_per_s, waited (share of the step, 0..1)
-    "Train on one process or, under torchrun or accelerate's notebook_launcher, on several. Raises ValueError for a loss that is no longer a number, a batch with fewer rows than processes, and a checkpoint that is damaged or of another run."
+    "Train on one process or, under torchrun or accelerate's notebook_launcher, on several. Raises ValueError for an unknown part in `freeze`, a loss that is no longer a number, a batch with fewer rows than processes, and a checkpoint that is damaged or of another run."
     place = device(); rank, processes = world()   # in this order: the processes meet in the first
-    module.to(place)
+    module.to(place); check_chunk(module, None, freeze)
     if checkpoint_every < 1: raise ValueError(f'checkpoint_every is {checkpoint_every}; it must be 1 step or more')
     words = [w for k, w in module.named_parameters() if k.endswith('token_embedding.weight') and w.requires_grad] if 'token_embedding' in freeze else []
     same_start(module); path = None if checkpoint is None else Path(checkpoint)
