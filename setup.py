@@ -29,7 +29,7 @@ setup(
     ],
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
-    extras_require={'dev': cfg['dev_requirements'].split(), 'bench': cfg['bench_requirements'].split()},
+    extras_require={extra: cfg[f'{extra}_requirements'].split() for extra in ('dev', 'bench', 'faces')},
     packages=find_packages(include=[cfg['lib_name']]),
     # clef_nb/data is a link to data/: one set of tables for the notebooks and for the installed package
     package_data={cfg['lib_name']: ['assets/*', 'data/*.csv']},

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'FULL', 'QUICK', 'BATCH', 'twin', 'run_row', 'activity_accuracy', 'results_table', 'write_report', 'demo',
-           'main']
+           'read_labels', 'read_embeddings', 'leakage_text', 'report_leakage', 'main']
 
 # %% ../nbs/14_reproduce.ipynb #imports
 import argparse
@@ -13,19 +13,23 @@ import html
 import io
 import json
 import os
+import re
 import shutil
 import sys
+import textwrap
 import time
+import warnings
 from pathlib import Path
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from .batches import frame_cache
 from .datasets import data_parser
 from .lab import bp4d
-from .leakage import leakage_report, raw_pixels
+from .leakage import compare, leakage_report, raw_pixels
 from .metrics import au_scores
 from .processes import device, first_alone, leave, world
 from .stages import align, pretrain
@@ -41,6 +45,7 @@ ROWS = {'no stage 1': None,
 FULL = dict(n_subjects=41, frames_per_sequence=24, pretrain_steps=160, align_steps=160, n_boot=1000)
 QUICK = dict(n_subjects=12, frames_per_sequence=6, pretrain_steps=12, align_steps=20, n_boot=200)
 BATCH = 128
+_LEAKS = ['id_accuracy', 'knn_id', 'id_preference']   # what the demo shows of the leakage report
 
 # %% ../nbs/14_reproduce.ipynb #twin
 def twin(root:str|Path, # folder of the miniature
@@ -78,7 +83,7 @@ def run_row(row:str, # a key of `ROWS`
     subject, activity = test_table.df['subject'].to_numpy(), test_table.df['activity'].to_numpy(); alone = world()[0] == 0
     if alone:
         z = embed_images(model, images[test])
-        leakage = leakage_report(z, subject, activity, n_boot=n_boot, seed=seed)
+        leakage = leakage_report(z, subject, activity, measures=_LEAKS, n_boot=n_boot, seed=seed)
         told = activity_accuracy(embed_images(model, images[train]), train_table.df['activity'], z, activity)
     recogniser = align(model, images[train], train_table, steps=align_steps, batch_size=BATCH, seed=seed, progress=progress, checkpoint=file(2))
     if not alone: return {}
@@ -87,7 +92,7 @@ def run_row(row:str, # a key of `ROWS`
     mean, leak = scores.loc['mean'], leakage.set_index('measure')
     result = dict(row=row, activity_accuracy=told)
     for m in ('f1', 'auroc'): result |= {m: mean[m], f'{m}_low': mean[f'{m}_low'], f'{m}_high': mean[f'{m}_high']}
-    for m in ('id_accuracy', 'knn_id', 'id_preference'): result |= {m: leak.value[m], f'{m}_low': leak.low[m], f'{m}_high': leak.high[m]}
+    for m in _LEAKS: result |= {m: leak.value[m], f'{m}_low': leak.low[m], f'{m}_high': leak.high[m]}
     return dict(result={k: v if isinstance(v, str) else round(float(v), 4) for k, v in result.items()}, embedding=z, leakage=leakage, scores=scores,
                 recogniser=recogniser, log=pd.concat(logs, ignore_index=True).assign(row=row))
 
@@ -148,7 +153,7 @@ def write_report(path:str|Path, # HTML file to write
     section('What the model sees', 'Test subjects in the eight activities, one frame each.')
     figure(face_sheet(pictures, [f'{s} {a}' for s, a in zip(df.subject.iloc[wanted], df.activity.iloc[wanted])], 8), 'Rendered faces of four subjects in eight activities', 'Rows: subjects. Columns: activities T1 (joke) to T8 (bad smell).', 'jpeg')
     section('What leaks', 'A linear probe and nearest neighbours look for the subject, in activities they were not trained on. ID preference asks which pair is more alike: one person in two activities, or two people in one. Raw pixels are the control.')
-    reports = {'raw pixels': leakage_report(raw_pixels(images[test]), subject, activity, n_boot=about['n_boot'])} | {k: r['leakage'] for k, r in rows.items()}
+    reports = {'raw pixels': leakage_report(raw_pixels(images[test]), subject, activity, measures=_LEAKS, n_boot=about['n_boot'])} | {k: r['leakage'] for k, r in rows.items()}
     figure(plot_leakage(reports), 'Leakage measures per embedding, with chance', 'Dots are values, bars 95 % intervals over subjects, dashed lines chance.')
     section('What is there to know', 'How often a linear model tells the activity of a frame of an unseen subject: ' + ', '.join(f"{r['row']} {r['activity_accuracy']:.2f}" for r in results) + f'. On the true AU intensities, which is the ceiling, {about["ceiling"]:.2f}; chance is {1 / len(set(activity)):.2f}.')
     section('Where the frames lie', 'The embedding of the test frames after stage 1, drawn by UMAP: clusters of one subject are a leak, clusters of one activity are the aim.')
@@ -207,6 +212,127 @@ def demo(out:str|Path='runs/demo', # folder for the results; made when missing, 
     say(f'{time.time() - start:.0f} s. Report: {report}\nModel: {out / "model"}\nNotebooks: make lab (JupyterLab in nbs/), starting with index.ipynb')
     return results
 
+# %% ../nbs/14_reproduce.ipynb #read-labels
+def _parquet(path):
+    try: return pd.read_parquet(path)
+    except (pa.ArrowException, ValueError, OSError) as e: raise ValueError(f'{path} cannot be read as parquet ({str(e).splitlines()[0]}); write it anew') from e
+
+def _exists(path, what):
+    if path.is_dir(): raise ValueError(f'{path} is a folder; give the file of the {what}')
+    if not path.is_file(): raise FileNotFoundError(f'{path} does not exist; give the file of the {what}')
+
+def read_labels(path:str|Path, # .parquet, of `FrameTable.save` or of your own, or .csv
+               ) -> pd.DataFrame: # one row a frame: subject, activity, and AU1, ... (0, 1, nan) where the file has them
+    "Who is in each frame, doing what. Raises FileNotFoundError, or ValueError for another kind of file, a damaged one, a column that is missing and an AU that is neither 0 nor 1 nor empty."
+    path = Path(path); _exists(path, 'table'); kind = path.suffix.lower()
+    if kind not in ('.parquet', '.csv'): raise ValueError(f'{path} is no table that can be read; give a .parquet that FrameTable.save wrote, or a .csv')
+    if kind == '.parquet': df = _parquet(path)
+    else:
+        try: df = pd.read_csv(path, dtype={'subject': 'string', 'activity': 'string'})
+        except ValueError as e: raise ValueError(f'{path} cannot be read as CSV ({str(e).splitlines()[0]}); it needs a line of column names and commas between the cells') from e
+    if absent := next((c for c in ('subject', 'activity') if c not in df), None):
+        raise ValueError(f'{path} has no column {absent}, only {", ".join(map(str, df.columns[:8]))}{", ..." if len(df.columns) > 8 else ""}; the table needs subject and activity')
+    df = df[['subject', 'activity'] + sorted((c for c in map(str, df.columns) if re.fullmatch(r'AU\d+', c)), key=lambda c: int(c[2:]))].reset_index(drop=True)
+    for c in df.columns[2:]:
+        x = pd.to_numeric(df[c], errors='coerce').astype(float)
+        if (bad := ~x.isin([0, 1]) & df[c].notna()).any():
+            i = int(bad.argmax()); raise ValueError(f'{path}, row {i}: {c} is {df[c][i]}; an occurrence is 0 or 1, or empty where it is not coded')
+        df[c] = x
+    for c in ('subject', 'activity'):
+        if df[c].isna().any(): raise ValueError(f'{path}, row {int(df[c].isna().argmax())}: {c} is empty; fill it in, or leave the row out here and in the embeddings')
+    return df
+
+# %% ../nbs/14_reproduce.ipynb #read-embeddings
+def read_embeddings(path:str|Path, # .npy, .npz with one array or more, or .parquet with nothing but columns of numbers
+                   ) -> dict[str, np.ndarray]: # name -> [N, D]; the name is the array's in an npz, otherwise the file's
+    "Embeddings, one row a frame. Raises FileNotFoundError, or ValueError for another kind of file, a damaged one, and what is no matrix of numbers."
+    path = Path(path); _exists(path, 'embeddings'); kind = path.suffix.lower()
+    if kind == '.parquet':
+        df = _parquet(path)
+        if text := next((c for c in df if not pd.api.types.is_numeric_dtype(df[c])), None):
+            raise ValueError(f'{path}: column {text} holds no numbers; every column of an embedding is one of its dimensions')
+        found = {path.stem: df.to_numpy(dtype=float, na_value=np.nan)}
+    elif kind in ('.npy', '.npz'):
+        try:
+            with open(path, 'rb') as file:
+                x = np.load(file, allow_pickle=False)
+                found = {path.stem: x} if isinstance(x, np.ndarray) else {k: x[k] for k in x.files}
+        except Exception as e: raise ValueError(f'{path} cannot be read as arrays of numbers ({(str(e) or type(e).__name__).splitlines()[0]}); write it with np.save or np.savez') from e   # damaged archives raise whatever they like
+    else: raise ValueError(f'{path} holds no embeddings that can be read; give a .npy, .npz or .parquet')
+    if not found: raise ValueError(f'{path} holds no array')
+    for name, x in found.items():
+        if x.ndim != 2 or x.dtype.kind not in 'fiu': raise ValueError(f'{name} in {path} is {x.dtype} {list(x.shape)}; an embedding is a matrix of numbers, frames by dimensions')
+    return found
+
+# %% ../nbs/14_reproduce.ipynb #leakage-text
+def _table(lines):
+    "Columns of text, all but the first flush right"
+    width = [max(map(len, c)) for c in zip(*lines)]
+    return '\n'.join('  '.join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(l, width))).rstrip() for l in lines)
+
+def leakage_text(report:pd.DataFrame, # of `leakage_report`, or the rows of `compare` for one embedding
+                ) -> str: # a table of at most 80 columns
+    "A report, or a comparison, as text."
+    from clef_nb.plots import _MEASURES
+    def number(x): return f"{round(x, 2) + 0.:{'' if 'value' in report else '+'}.2f}"   # no minus zero
+    def cells(r):
+        what = r.value if 'value' in report else r.difference
+        if np.isnan(what): return [_MEASURES.get(r.measure, r.measure), '-', '', '']
+        interval = '' if np.isnan(r.low) else f'[{number(r.low)}, {number(r.high)}]'
+        last = f'{r.chance:.2f}' if 'value' in report else 'excludes 0' if r.low > 0 or r.high < 0 else ''
+        return [_MEASURES.get(r.measure, r.measure) + (', bits' if r.measure.startswith('v_information') else ''), number(what), interval, last]
+    head = ['', 'value', '[low, high]', 'chance'] if 'value' in report else ['', 'difference', '[low, high]', '']
+    return _table([head, *map(cells, report.itertuples(index=False))])
+
+# %% ../nbs/14_reproduce.ipynb #report-leakage
+def report_leakage(table:str|Path, # as `read_labels` takes it; or the folder of a trained run, which holds test.parquet and embeddings.npz
+                   embeddings:str|Path|None=None, # as `read_embeddings` takes it; None where `table` is such a folder
+                   out:str|Path='runs/leakage', # folder for the results; made when missing, results of an earlier report are replaced
+                   measures:list[str]|None=None, # some of the measures; None for all that the table allows
+                   n_boot:int=1000, # draws of the intervals
+                   seed:int=0, # of the draws
+                   progress:bool=True, # print the tables
+                  ) -> dict[str, pd.DataFrame]: # name of an embedding -> its `leakage_report`
+    """
+    What embeddings leak: a table for each on the screen and in OUT/leakage.csv, a figure in OUT/leakage.png and, for several embeddings, their differences from the first in OUT/compare.csv.
+
+    Nothing is written before everything is computed. Raises as `read_labels`, `read_embeddings` and `leakage_report` do, and ValueError where the rows of the two files do not pair.
+    """
+    from clef_nb.plots import plot_leakage
+    table, out = Path(table), Path(out)
+    if embeddings is None:
+        if not table.is_dir(): raise ValueError(f'{table} is no folder of a trained run; give the embeddings as well, or a folder that holds test.parquet and embeddings.npz')
+        table, embeddings = table / 'test.parquet', table / 'embeddings.npz'
+    if out.exists() and not out.is_dir(): raise ValueError(f'{out} is a file; name a folder for the results')
+    df, z = read_labels(table), read_embeddings(embeddings)
+    au = df[df.columns[2:]] if len(df.columns) > 2 else None
+    if odd := next((k for k in z if len(z[k]) != len(df)), None):
+        raise ValueError(f'{table} has {len(df):,} rows, but {odd} in {embeddings} has {len(z[odd]):,}; give one row a frame in both, in the same order')
+    say = lambda text: print(text, flush=True) if progress else None
+    say(f"{len(df):,} frames, {df['subject'].nunique()} subjects, {df['activity'].nunique()} activities, {'no AUs' if au is None else '1 AU' if len(au.columns) == 1 else f'{len(au.columns)} AUs'}")
+    reports = {}
+    for name, x in z.items():
+        with warnings.catch_warnings(record=True) as notes:
+            warnings.simplefilter('ignore'); warnings.simplefilter('always', UserWarning)
+            try: reports[name] = leakage_report(x, df['subject'].to_numpy(), df['activity'].to_numpy(), au, measures=measures, n_boot=n_boot, seed=seed)
+            except ValueError as e: raise ValueError(f'{name} in {embeddings}: {e}') from e
+        say('\n'.join(['', name, leakage_text(reports[name]), *(textwrap.fill(f'note: {n}', 80) for n in dict.fromkeys(str(w.message) for w in notes))]))
+    files = {'leakage.csv': pd.concat({k: r for k, r in reports.items()}, names=['embedding']).reset_index('embedding').to_csv(index=False).encode()}
+    if len(reports) > 1:
+        differences = compare(reports)
+        for name, rows in differences.groupby('embedding', sort=False): say(f"\n{name} minus {rows['against'].iloc[0]}\n{leakage_text(rows)}")
+        files['compare.csv'] = differences.to_csv(index=False).encode()
+    buffer = io.BytesIO(); plot_leakage(reports, measures=measures).savefig(buffer, format='png', dpi=100, bbox_inches='tight'); files['leakage.png'] = buffer.getvalue()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        for name, data in files.items(): (out / f'{name}.part').write_bytes(data)
+        for name in files: os.replace(out / f'{name}.part', out / name)
+    finally:
+        for name in files: (out / f'{name}.part').unlink(missing_ok=True)
+    if len(reports) == 1: (out / 'compare.csv').unlink(missing_ok=True)   # of an earlier report, and no part of this one
+    say(f"\nBrackets are 95 % intervals over subjects ({n_boot:,} draws, seed {seed}).\nWritten: {', '.join(str(out / name) for name in files)}")
+    return reports
+
 # %% ../nbs/14_reproduce.ipynb #command
 def main(argv:list[str]|None=None # arguments; None takes the command line's
         ) -> int: # exit code: 0, 1 for an error that the user can mend, 2 for wrong arguments
@@ -214,7 +340,7 @@ def main(argv:list[str]|None=None # arguments; None takes the command line's
     parser = argparse.ArgumentParser(prog='clef', formatter_class=argparse.RawDescriptionHelpFormatter,
         description='CLEF: text-driven contrastive learning for facial behaviour, without subject-ID leakage.',
         epilog='examples:\n  clef demo                     both stages on rendered faces, a table and a report, in minutes\n  clef demo --quick             the same in about a minute, to see that everything runs\n'
-               '  clef demo --out runs/seed1 --seed 1\n  torchrun --standalone --nproc_per_node 2 -m clef_nb.reproduce demo     on two processes\n  clef data list                the six data sets: licence, where to ask, layout\n  clef data check rafdb ROOT    is this copy complete?\n\nThe library is clef_nb; its notebooks are the documentation (make lab).')
+               '  clef demo --out runs/seed1 --seed 1\n  torchrun --standalone --nproc_per_node 2 -m clef_nb.reproduce demo     on two processes\n  clef data list                the six data sets: licence, where to ask, layout\n  clef data check rafdb ROOT    is this copy complete?\n  clef leakage runs/demo        what the towers of the demo know about who is in the picture\n  clef leakage faces.csv z.npy  the same of your own embeddings\n\nThe library is clef_nb; its notebooks are the documentation (make lab).')
     commands = parser.add_subparsers(dest='command', metavar='command')
     d = commands.add_parser('demo', help='train both stages on a rendered miniature of BP4D and write a report', formatter_class=argparse.RawDescriptionHelpFormatter,
         description='Write a miniature of BP4D (or reuse it), read it as the real one is read, and train three rows on fold 1:\n'
@@ -230,6 +356,22 @@ def main(argv:list[str]|None=None # arguments; None takes the command line's
     def run(args): demo(args.out, args.data, args.quick, args.seed); leave(); return 0
     d.set_defaults(run=run)
     data_parser(commands)
+    l = commands.add_parser('leakage', help='what embeddings, yours or those of a run, leak about who is in the picture', formatter_class=argparse.RawDescriptionHelpFormatter,
+        description='Measure how much embeddings know about who is in the picture, with 95 %\nintervals over subjects and chance beside every value: one table an embedding\n'
+                    'and, where there are several, their paired differences from the first.',
+        epilog='examples:\n  clef leakage runs/demo                                  the towers of a demo\n  clef leakage faces.csv z.npy                            your own embeddings\n'
+               '  clef leakage test.parquet encoders.npz --out runs/mine  several, compared\n  clef leakage faces.csv z.npy --measures id_accuracy knn_id\n\n'
+               'measures (all that the table allows, unless --measures says which):\n'
+               '  id_accuracy selectivity v_information v_information_given_activity knn_id\n  variance id_preference, and with AUs au_auroc amnesic_difference split_gap\n\n'
+               'writes OUT/leakage.csv, leakage.png and, for several embeddings, compare.csv.\nWhat each measure means: nbs/11_leakage.ipynb.')
+    l.add_argument('table', metavar='TABLE', help='.csv or .parquet, one row a frame: subject, activity and, where coded, AU1, AU2, ... as 0, 1 or empty; or the folder of a trained run with test.parquet and embeddings.npz')
+    l.add_argument('embeddings', metavar='EMBEDDINGS', nargs='?', help='.npy, .npz (several by name) or .parquet, rows as in TABLE; left out for the folder of a run')
+    l.add_argument('--out', default='runs/leakage', help='folder of the results (default: %(default)s)')
+    l.add_argument('--measures', nargs='+', metavar='MEASURE', help='some measures instead of all')
+    l.add_argument('--seed', type=int, default=0, help='seed of the draws (default: %(default)s)')
+    l.add_argument('--n-boot', type=int, default=1000, metavar='N', help='draws of subjects for the intervals (default: %(default)s)')
+    def leaks(args): report_leakage(args.table, args.embeddings, args.out, args.measures, args.n_boot, args.seed); return 0
+    l.set_defaults(run=leaks)
     args = parser.parse_args(argv)
     if args.command is None: parser.print_help(); return 0
     try: return args.run(args)
