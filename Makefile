@@ -2,7 +2,9 @@ PYTHON ?= python3
 BIN = .venv/bin
 BENCH ?= $(filter-out machine,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
-.PHONY: help demo test lab docs export notebooks bench clean
+STUDY ?= 30 31 32 33 34 35
+
+.PHONY: help demo test lab docs export notebooks studies bench clean
 
 help:
 	@echo 'make demo       the whole path on rendered faces, in minutes: model, table, report in runs/demo/'
@@ -11,6 +13,7 @@ help:
 	@echo 'make docs       README.md and the site in _docs/'
 	@echo 'make export     clean the notebooks and write the modules from them'
 	@echo 'make notebooks  run the notebooks and keep their outputs (NB="00_facs 01_frames" for some)'
+	@echo 'make studies    compute what is missing in data/studies/ and run the studies on it (STUDY="30 33" for some)'
 	@echo 'make bench      measure against other libraries, one thread, benchmarks/results/ (BENCH="losses step" for some)'
 	@echo 'make clean      remove what can be made again, but for .venv'
 
@@ -39,6 +42,11 @@ export: .venv/installed
 
 notebooks: .venv/installed
 	$(BIN)/python tools/run_nbs.py $(NB)
+
+# Started again, it goes on where it was; study 32 and 34 take the towers of 30.
+studies: .venv/installed
+	$(BIN)/pip install -e '.[faces]'
+	OMP_NUM_THREADS=1 $(BIN)/python tools/run_nbs.py --slow $(STUDY)
 
 bench: .venv/installed
 	$(BIN)/pip install -e '.[bench]'

@@ -56,7 +56,10 @@ def twin(root:str|Path, # folder of the miniature
     "Write a miniature of BP4D, or reuse it. Raises ValueError when the folder holds something else."
     root, want = Path(root), dict(n_subjects=n_subjects, frames_per_sequence=frames_per_sequence, size=64, seed=seed)
     about = root / 'twin.json'
-    if not root.exists(): return write_bp4d(root, **want)
+    if not root.exists():
+        try: return write_bp4d(root, **want)
+        except OSError:
+            if not about.is_file(): raise      # otherwise another process was faster
     have = json.loads(about.read_text()) if about.is_file() else None
     if have is None or any(have.get(k) != v for k, v in want.items()):
         raise ValueError(f'{root} is there already, but is {"no twin" if have is None else f"a twin of other settings ({have})"}: remove it, or choose another folder with --data')

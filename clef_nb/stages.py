@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from .batches import ActivityBatches, ShuffledBatches, augment, augment_draws, to_float
+from .erasure import IdentityAdversary
 from .facs import description_texts, name_texts
 from .frames import FrameTable
 from .losses import au_loss, expression_loss, image_text, name_description, positive_weights, supcon
@@ -101,10 +102,12 @@ def pretrain(
     chunk:int|None=None,         # images whose activations are in memory at one time, with the gradient of the whole batch; None for all
     checkpoint:str|Path|None=None, # file to go on from where it exists, and to write; None for none
     checkpoint_every:int=50,     # steps from one checkpoint to the next
-) -> pd.DataFrame:               # log: step, loss, loss_images, loss_texts, images_per_s, waited
+    adversary:float=0.,          # strength of an `IdentityAdversary` on the image embeddings, 0 or more; 0 for none
+) -> pd.DataFrame:               # log: step, loss, loss_images, loss_texts, (loss_adversary,) images_per_s, waited
     "Stage 1 (L1 = L_II' + L_IA). Raises ValueError for an unknown pairing, both parts switched off, a column or text that is missing, a loss that is no longer a number, or a checkpoint of another run. Several processes, started by torchrun or accelerate's notebook_launcher, share each batch."
     if positives not in PAIRINGS: raise ValueError(f'positives is {positives!r}; choose one of {", ".join(PAIRINGS)}')
     if not (image_pairs or activity_texts): raise ValueError('image_pairs and activity_texts are both off, so there is nothing to learn; switch one on')
+    if not adversary >= 0: raise ValueError(f'adversary is {adversary}; its strength must be 0 or more')
     _checked(images, table, steps, batch_size)
     check_chunk(model, chunk, freeze)
     place = device(); model.to(place)
@@ -115,6 +118,13 @@ def pretrain(
         if not table.activities: raise ValueError('the table has no activity texts; set table.activities, or say activity_texts=False')
         code['activity'] = _codes(table, 'activity', 'activity_texts').to(place)
         tokens = tokenize(model, [table.activities[a] for a in sorted(table.df['activity'].unique())]).to(place)
+    module, settings = model, {}
+    if adversary:
+        code['subject'] = _codes(table, 'subject', 'the adversary').to(place); dim = model.visual.output_dim
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            module = nn.ModuleDict(dict(model=model, adversary=IdentityAdversary(dim, len(table.subjects), dim, adversary)))
+        settings = dict(adversary=adversary)
     views = 2 if image_pairs else 1
     def losses(batch):
         z, parts = _views(model, batch, views, chunk, augmentation), {}
@@ -123,12 +133,13 @@ def pretrain(
             if positives == 'activity_other_subject': parts['loss_images'] = other_subject_loss(z, label['activity'], label['subject'], temperature, distributed=True)
             else: parts['loss_images'] = supcon(z, torch.arange(batch.size, device=place)[batch.part].repeat(2) if positives == 'instance' else label[positives], temperature, distributed=True)
         if activity_texts: parts['loss_texts'] = image_text(z, _texts(model, tokens), label['activity'], model.logit_scale.exp(), distributed=True)
+        if adversary: parts['loss_adversary'] = total(module['adversary'](z*dim**.5, label['subject'])*(len(z)/(views*batch.size)))
         return parts
     known = not table.df[['activity', 'subject']].isna().any(axis=None)
     batches = ActivityBatches(table, batch_size, min(8, table.df['activity'].nunique()), seed) if known else ShuffledBatches(table, batch_size, seed)
-    settings = dict(table=_hash(table), batch_size=batch_size, positives=positives, image_pairs=image_pairs, activity_texts=activity_texts, temperature=temperature, augmentation=augmentation)
-    log = _train(model, images, batches, losses, steps, lr, weight_decay, seed, freeze, checkpoint, checkpoint_every, settings, progress, 'stage 1', lambda: _bound(model))
-    return log.reindex(columns=['step', 'loss', 'loss_images', 'loss_texts', 'images_per_s', 'waited'])
+    settings |= dict(table=_hash(table), batch_size=batch_size, positives=positives, image_pairs=image_pairs, activity_texts=activity_texts, temperature=temperature, augmentation=augmentation)
+    log = _train(module, images, batches, losses, steps, lr, weight_decay, seed, freeze, checkpoint, checkpoint_every, settings, progress, 'stage 1', lambda: _bound(model))
+    return log.reindex(columns=['step', 'loss', 'loss_images', 'loss_texts', *(['loss_adversary'] if adversary else []), 'images_per_s', 'waited'])
 
 # %% ../nbs/09_stages.ipynb #recogniser
 class Recogniser(nn.Module):
