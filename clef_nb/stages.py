@@ -102,6 +102,7 @@ def pretrain(
     chunk:int|None=None,         # images whose activations are in memory at one time, with the gradient of the whole batch; None for all
     checkpoint:str|Path|None=None, # file to go on from where it exists, and to write; None for none
     checkpoint_every:int=50,     # steps from one checkpoint to the next
+    activities_per_batch:int|None=None, # None for eight, or all where there are fewer; few activities bring several frames of a sequence into a batch
     adversary:float=0.,          # strength of an `IdentityAdversary` on the image embeddings, 0 or more; 0 for none
 ) -> pd.DataFrame:               # log: step, loss, loss_images, loss_texts, (loss_adversary,) images_per_s, waited
     "Stage 1 (L1 = L_II' + L_IA). Raises ValueError for an unknown pairing, both parts switched off, a column or text that is missing, a loss that is no longer a number, or a checkpoint of another run. Several processes, started by torchrun or accelerate's notebook_launcher, share each batch."
@@ -125,6 +126,7 @@ def pretrain(
             torch.manual_seed(seed)
             module = nn.ModuleDict(dict(model=model, adversary=IdentityAdversary(dim, len(table.subjects), dim, adversary)))
         settings = dict(adversary=adversary)
+    if activities_per_batch: settings['activities_per_batch'] = activities_per_batch
     views = 2 if image_pairs else 1
     def losses(batch):
         z, parts = _views(model, batch, views, chunk, augmentation), {}
@@ -136,7 +138,7 @@ def pretrain(
         if adversary: parts['loss_adversary'] = total(module['adversary'](z*dim**.5, label['subject'])*(len(z)/(views*batch.size)))
         return parts
     known = not table.df[['activity', 'subject']].isna().any(axis=None)
-    batches = ActivityBatches(table, batch_size, min(8, table.df['activity'].nunique()), seed) if known else ShuffledBatches(table, batch_size, seed)
+    batches = ActivityBatches(table, batch_size, activities_per_batch or min(8, table.df['activity'].nunique()), seed) if known else ShuffledBatches(table, batch_size, seed)
     settings |= dict(table=_hash(table), batch_size=batch_size, positives=positives, image_pairs=image_pairs, activity_texts=activity_texts, temperature=temperature, augmentation=augmentation)
     log = _train(module, images, batches, losses, steps, lr, weight_decay, seed, freeze, checkpoint, checkpoint_every, settings, progress, 'stage 1', lambda: _bound(model))
     return log.reindex(columns=['step', 'loss', 'loss_images', 'loss_texts', *(['loss_adversary'] if adversary else []), 'images_per_s', 'waited'])
