@@ -61,7 +61,8 @@ class Batch(NamedTuple):
 def has_bf16(
     device:torch.device, # a device
 ) -> bool:               # whether to compute in bfloat16 there
-    "Whether `device` multiplies in bfloat16 in hardware, which torch does not tell for CPUs"
+    "Whether `device` multiplies in bfloat16 in hardware, which torch does not tell for CPUs. Never with the environment variable CLEF_BF16=0: single precision, for numbers that agree between machines."
+    if os.environ.get('CLEF_BF16') == '0': return False
     if device.type == 'cuda': return torch.cuda.get_device_capability(device) >= (8, 0) and torch.cuda.is_bf16_supported()
     try: flags = set(Path('/proc/cpuinfo').read_text().split())
     except OSError: return False

@@ -180,7 +180,8 @@ def worst(found, whole, n, split):
     "Largest error of value, gradients of inputs and gradients of parameters"
     value, dx, dw = whole; far = {}
     for rank, (v, x, w) in enumerate(found):
-        far[f'value in {rank}'] = error(v, value); far[f'inputs of {rank}'] = error(x, dx[rows(n, split, rank)])
+        far[f'value in {rank}'] = error(v, value)*(min(1, abs(float(value))) or 1)   # a small value is a difference of large terms: one rounding of these
+        far[f'inputs of {rank}'] = error(x, dx[rows(n, split, rank)])
         assert set(w) >= set(dw)
         far.update({f'{k} in {rank}': error(g, dw.get(k, torch.zeros_like(g))) for k, g in w.items()})
     where = max(far, key=far.get); return far[where], where
