@@ -129,12 +129,12 @@ def _tower(pairs, assignment, seed, trained_on, settings, folder):
     train, test = assigned(table, assignment)
     if trained_on not in ('train', 'all'): raise ValueError(f"trained_on is {trained_on!r}; it must be 'train' or 'all'")
     rows, name = (train, f'{pairs}-{assignment}') if trained_on == 'train' else (np.arange(len(table)), f'{pairs}-all')
-    if pairs in ('raw pixels', 'random weights'): embed = raw_pixels if pairs == 'raw pixels' else lambda x, m=load_model('clef-tiny', None, seed=seed): embed_images(m, x); model = None
+    if pairs == 'raw pixels': return table, images, train, test, None, raw_pixels
+    if pairs == 'random weights': model = load_model('clef-tiny', None, seed=seed)
     else:
         towers = Path(folder)/'runs/studies/towers'/'-'.join(str(settings[k]) for k in ('n_subjects', 'frames', 'steps', 'batch_size')); towers.mkdir(parents=True, exist_ok=True)
         model = stage_one(images[rows], table.subset(rows), pairs, settings['steps'], settings['batch_size'], seed, towers/f'{name}-{seed}')
-        def embed(x): return embed_images(model, x)
-    return table, images, train, test, model, embed
+    return table, images, train, test, model, lambda x: embed_images(model, x)
 
 def _labelled(table, train, assignment, n):
     "Positions of the frames of n training people, whose AUs are known"
@@ -152,7 +152,7 @@ def pairing_cell(
     table, images, train, test, model, embed = _tower(pairs, assignment, seed, trained_on, settings, folder)
     there = table.subset(test); subject, target = there.df['subject'].to_numpy(), there.label_matrix()
     out = [_rows(leakage_report(embed(images[test]), subject, there.df['activity'].to_numpy(), target, n_boot=1))]
-    if model is not None:
+    if pairs in PAIRS:
         few = _labelled(table, train, assignment, settings['labelled'])
         recogniser = align(model, images[few], table.subset(few), steps=settings['align_steps'], batch_size=settings['batch_size'], seed=seed, progress=False)
         mean = au_scores(recogniser.predict(images[test]), target, labels=there.labels).loc['mean']

@@ -176,12 +176,11 @@ def groups(tmp_path_factory):
         return out
     return found
 
-def worst(found, whole, n, split):
-    "Largest error of value, gradients of inputs and gradients of parameters"
+def worst(found, whole, n, split, cold=False):
+    "Largest error of value, gradients of inputs and gradients of parameters; the value of a cold loss is a difference of terms of size 100, so its error is relative to 1 where it is less"
     value, dx, dw = whole; far = {}
     for rank, (v, x, w) in enumerate(found):
-        far[f'value in {rank}'] = error(v, value)*(min(1, abs(float(value))) or 1)   # a small value is a difference of large terms: one rounding of these
-        far[f'inputs of {rank}'] = error(x, dx[rows(n, split, rank)])
+        far[f'value in {rank}'] = float((v - value).abs())/max(1, float(value.abs())) if cold else error(v, value); far[f'inputs of {rank}'] = error(x, dx[rows(n, split, rank)])
         assert set(w) >= set(dw)
         far.update({f'{k} in {rank}': error(g, dw.get(k, torch.zeros_like(g))) for k, g in w.items()})
     where = max(far, key=far.get); return far[where], where
@@ -195,7 +194,7 @@ def test_losses_equal_one_process(groups, n, name, dtype):
         whole = measured(name, n, split, dtype)
         for case in (name, split, dtype), (name, split, dtype, 'blocks'):
             if case not in found[0]: continue
-            far, where = worst([f[case] for f in found], whole, n, split)
+            far, where = worst([f[case] for f in found], whole, n, split, cold='temperature .01' in name)
             assert far <= close, (split, where, far, case[3:])
         case = name, split, dtype
         if split == 'no positive at all' and name.startswith('supcon') or name == 'au_loss, nothing coded':
