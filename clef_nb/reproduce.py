@@ -375,6 +375,8 @@ def main(argv:list[str]|None=None # arguments; None takes the command line's
     l.add_argument('--n-boot', type=int, default=1000, metavar='N', help='draws of subjects for the intervals (default: %(default)s)')
     def leaks(args): report_leakage(args.table, args.embeddings, args.out, args.measures, args.n_boot, args.seed); return 0
     l.set_defaults(run=leaks)
+    from clef_nb.ablation import reproduce_parser     # it stands on what this module exports
+    reproduce_parser(commands)
     args = parser.parse_args(argv)
     if args.command is None: parser.print_help(); return 0
     try: return args.run(args)
