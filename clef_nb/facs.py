@@ -84,19 +84,22 @@ def activity_texts(
 # %% ../nbs/00_facs.ipynb #prompts
 def prompts(
     path:str|Path|None=None, # a CSV of yours with the columns kind, template; None for ours
-) -> pd.DataFrame:           # columns kind ('name' or 'description') and template (has one {})
+) -> pd.DataFrame:           # columns kind ('name', 'absent' or 'description') and template (has one {})
     "Prompt templates for label names and for descriptions. Raises ValueError naming the row of a template without exactly one {} or of an unknown kind."
     path = path or data_file('prompts.csv')
     df = _table(path, ['kind', 'template'])
     for i, (kind, template) in enumerate(zip(df['kind'], df['template'])):
-        if kind not in ('name', 'description'): raise ValueError(f"{path}, row {i + 2}: kind is {kind!r}; write 'name' or 'description'")
+        if kind not in ('name', 'absent', 'description'): raise ValueError(f"{path}, row {i + 2}: kind is {kind!r}; write 'name', 'absent' or 'description'")
         if template.count('{}') != 1 or template.replace('{}', '').count('{') + template.replace('{}', '').count('}'):
             raise ValueError(f'{path}, row {i + 2}: the template {template!r} needs {{}} once, in the place of the label text, and no other braces')
     for kind in ('name', 'description'):
         if kind not in set(df['kind']): raise ValueError(f'{path} has no row of kind {kind!r}: add at least one template')
     return df
 
-def _templates(kind, path): return prompts(path).query('kind == @kind')['template'].tolist()
+def _templates(kind, path):
+    found = prompts(path).query('kind == @kind')['template'].tolist()
+    if not found: raise ValueError(f'{path or data_file("prompts.csv")} has no row of kind {kind!r}: add at least one template')
+    return found
 
 def _label_rows(labels, path):
     "Rows (name, description) of `labels`, in their order, from our tables or from one of the user's"
@@ -114,9 +117,10 @@ def name_texts(
     labels:list[str],           # labels such as 'AU12' or 'happiness'
     path:str|Path|None=None,    # a CSV of yours with the columns label, name, description; None for ours
     templates:str|Path|None=None, # a CSV of yours for `prompts`; None for ours
+    absent:bool=False,          # the prompt of a face that does not show it
 ) -> list[str]:                 # one prompt a label, in the order of `labels`
-    "The name prompt of each label (N of the paper's stage 2): what an image is compared with in training and in prediction. Raises ValueError for a label without a text."
-    template = _templates('name', templates)[0]
+    "The name prompt of each label (N of the paper's stage 2): what an image is compared with in training and in prediction. Raises ValueError for a label without a text, or a table without the template."
+    template = _templates('absent' if absent else 'name', templates)[0]
     return [template.replace('{}', name) for name in _label_rows(labels, path)['name']]
 
 def description_texts(
