@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sklearn.metrics import f1_score, roc_auc_score
-from clef_nb.metrics import au_scores, auroc, concordance, f1, f1_counts, subject_bootstrap
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support, roc_auc_score
+from clef_nb.metrics import au_scores, auroc, class_scores, concordance, confusion, f1, f1_counts, subject_bootstrap
 
 def fold(seed, n=300, k=4, subjects=6, levels=None):
     rng = np.random.default_rng(seed)
@@ -121,3 +121,87 @@ def test_refuses_more():
     with pytest.raises(TypeError, match='prob must be numbers'): au_scores(np.full((300, 4), 'x'), target)
     with pytest.raises(ValueError, match='level'): subject_bootstrap(lambda w: w, subject, level=95)
     with pytest.raises(ValueError, match='shapes'): auroc([.1, .2], [1])
+
+NAMES = list('abcd')
+
+def split(seed, n=300, subjects=6):
+    rng = np.random.default_rng(seed)
+    prob = rng.dirichlet(np.ones(4), n)
+    return prob, rng.choice(4, n, p=[.5, .3, .15, .05]), np.array([f'S{i}' for i in rng.integers(0, subjects, n)])
+
+@pytest.mark.parametrize('seed', range(4))
+def test_classes_equal_sklearn(seed):
+    prob, target, subject = split(seed)
+    said, table = prob.argmax(1), class_scores(prob, target, NAMES, subject if seed % 2 else None, n_boot=5)
+    np.testing.assert_array_equal(confusion(prob, target, NAMES), confusion_matrix(target, said))
+    precision, recall, f, n = precision_recall_fscore_support(target, said)
+    for m, v in (('recall', recall), ('precision', precision), ('f1', f), ('n', n)): np.testing.assert_allclose(table[m].iloc[:4], v, atol=1e-12)
+    for m, v in (('recall', recall), ('precision', precision), ('f1', f)): assert table[m]['mean'] == pytest.approx(v.mean())
+    assert table['recall']['mean'] == pytest.approx(balanced_accuracy_score(target, said))
+    assert table.loc['all', ['recall', 'precision', 'f1']].tolist() == pytest.approx([accuracy_score(target, said)] * 3)
+    assert table['n'][['mean', 'all']].tolist() == [300, 300]
+
+def test_classes_over_subjects_equal_copied_images():
+    prob, target, subject = split(1, subjects=5)
+    said, (names, who), seen = prob.argmax(1), np.unique(subject, return_inverse=True), []
+    subject_bootstrap(lambda w: seen.append(w) or w[:, 0], subject, n_boot=20, seed=3)
+    values = []
+    for draw in seen[0].astype(int):
+        rows = np.concatenate([np.flatnonzero(who == s) for s in np.repeat(np.arange(5), draw)])
+        values.append([balanced_accuracy_score(target[rows], said[rows]), accuracy_score(target[rows], said[rows]), f1_score(target[rows], said[rows], labels=[2], average=None)[0]])
+    table = class_scores(prob, target, NAMES, subject, n_boot=20, seed=3)
+    for (row, m), (low, high) in zip((('mean', 'recall'), ('all', 'recall'), ('c', 'f1')), np.quantile(values, [.025, .975], axis=0).T):
+        assert table.loc[row, [f'{m}_low', f'{m}_high']].tolist() == pytest.approx([low, high])
+
+def test_classes_over_images_equal_drawing_within_each_class():
+    prob, target, _ = split(2, n=400)
+    said, rng = prob.argmax(1), np.random.default_rng(0)
+    draws = [np.concatenate([rng.choice(np.flatnonzero(target == c), (target == c).sum()) for c in range(4)]) for _ in range(1500)]
+    values = np.array([[f1_score(target[r], said[r], average='macro'), accuracy_score(target[r], said[r])] for r in draws])
+    table = class_scores(prob, target, NAMES, n_boot=4000)
+    for row, m, v in (('mean', 'f1', values[:, 0]), ('all', 'recall', values[:, 1])):
+        assert table.loc[row, [f'{m}_low', f'{m}_high']].tolist() == pytest.approx(np.quantile(v, [.025, .975]).tolist(), abs=.006)
+
+def test_classes_of_other_kinds_agree():
+    prob, target, subject = split(3)
+    expected, named = class_scores(prob, target, NAMES, subject, n_boot=20), np.array(NAMES)[target]
+    for p, t in ((torch.tensor(prob), torch.tensor(target)), (prob.tolist(), named.tolist()), (pd.DataFrame(prob, columns=NAMES), pd.Series(named, range(5, 305), dtype='category')),
+                 (prob.argmax(1), pd.Series(target, dtype='Int8')), (torch.tensor(prob).argmax(1), pd.Series(named, dtype='string')), (np.array(NAMES)[prob.argmax(1)], target.astype(float))):
+        pd.testing.assert_frame_equal(class_scores(p, t, NAMES, subject, n_boot=20), expected)
+        assert confusion(p, t, NAMES).equals(confusion(prob, target, NAMES))
+
+def test_classes_never_predicted_and_never_there():
+    target = np.array([0, 0, 1, 1, 2, 2])
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        table = class_scores([0, 0, 1, 0, 1, 1], target, list('abc'))
+    assert table.loc['c', ['recall', 'precision', 'f1']].tolist() == [0, 0, 0] and table.loc['c', 'recall_high'] == 0
+    with pytest.warns(UserWarning, match='no image of d: .* other 3'): table = class_scores([0, 0, 1, 0, 1, 3], target, NAMES, list('xyxyxy'), n_boot=50)
+    assert table.loc['d'].drop('n').isna().all() and table['n']['d'] == 0 and table.loc[['mean', 'all']].notna().all(axis=None)
+    assert table['recall']['mean'] == pytest.approx(.5) and table['recall']['all'] == pytest.approx(.5)
+
+@pytest.mark.parametrize('change, message', [
+    (lambda p, t: (np.where(np.arange(300)[:, None] == 4, np.nan, p), t), 'prob, row 4, a: nan'),
+    (lambda p, t: (np.log(p), t), 'softmax'),
+    (lambda p, t: (p[:, :3], t), '4 labels for 3'),
+    (lambda p, t: (p[:-1], t), '299 predictions for 300'),
+    (lambda p, t: (p[None], t), 'shape'),
+    (lambda p, t: (pd.DataFrame(p, columns=list('abdc')), t), 'one order'),
+    (lambda p, t: (p, np.where(np.arange(300) == 7, 4, t)), 'target, row 7: 4 is no position'),
+    (lambda p, t: (p, np.where(np.arange(300) == 7, .5, t)), 'target, row 7: 0.5 is no position'),
+    (lambda p, t: (p, np.where(np.arange(300) == 7, np.nan, t)), 'target, row 7: is missing'),
+    (lambda p, t: (p, np.where(np.arange(300) == 7, None, np.array(NAMES, dtype=object)[t])), 'target, row 7: is missing'),
+    (lambda p, t: (p, np.where(np.arange(300) == 7, 'e', np.array(NAMES, dtype=object)[t])), "target, row 7: 'e' is not among a, b"),
+    (lambda p, t: (np.where(np.arange(300) == 7, -1, p.argmax(1)), t), 'prediction, row 7: -1'),
+    (lambda p, t: (p[:0], t[:0]), 'no image')])
+def test_classes_refuse(change, message):
+    prob, target, _ = split(6)
+    for f in (confusion, class_scores):
+        with pytest.raises(ValueError, match=message): f(*change(prob, target), NAMES)
+
+def test_classes_refuse_more():
+    prob, target, subject = split(7)
+    with pytest.raises(ValueError, match='different names'): confusion(prob, target, list('aabc'))
+    with pytest.raises(ValueError, match='only one subject'): class_scores(prob, target, NAMES, ['S1'] * 300)
+    with pytest.raises(ValueError, match='subject must be one name'): class_scores(prob, target, NAMES, subject[:-1])
+    with pytest.raises(ValueError, match='n_boot'): class_scores(prob, target, NAMES, n_boot=0)
