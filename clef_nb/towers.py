@@ -6,7 +6,7 @@
 __all__ = ['export_half', 'load_model', 'model_input', 'embed_images', 'tokenize', 'encode_tokens', 'embed_texts', 'save_model']
 
 # %% ../nbs/08_towers.ipynb #imports
-import contextlib, json, logging, os, warnings
+import contextlib, hashlib, json, logging, os, pickle, re, tarfile, warnings
 from importlib.resources import files
 from pathlib import Path
 import numpy as np
@@ -51,15 +51,84 @@ def _expand(state, vocab_size):
         state['token_embedding.weight'] = full
     return {k: v.float() if v.dtype == torch.float16 else v for k, v in state.items()}
 
-# %% ../nbs/08_towers.ipynb #load
-def _fill(model, path, what):
-    "Load the safetensors file `path` into `model`"
-    try: state = _expand(load_file(path), getattr(model, 'vocab_size', 0))
-    except (SafetensorError, OSError) as e: raise ValueError(f'{path} cannot be read as safetensors ({str(e).splitlines()[0]}); save or fetch it again') from e
-    try: model.load_state_dict(state)
-    except RuntimeError as e: raise ValueError(f'{path} does not fit {what} ({str(e).splitlines()[1].strip()[:160]}); load it under the name it was trained with') from e
+# %% ../nbs/08_towers.ipynb #read
+def _openai_hashes():
+    "SHA-256 of each archive of OpenAI's weights, from the addresses open_clip keeps"
+    urls = [open_clip.get_pretrained_cfg(m, t).get('url', '') for m, t in open_clip.list_pretrained() if t == 'openai']
+    return {part for u in urls for part in u.split('/') if re.fullmatch('[0-9a-f]{64}', part)}
+
+def _sha256(file):
+    "SHA-256 of an open file, which is left at its start"
+    h = hashlib.sha256()
+    while block := file.read(1 << 20): h.update(block)
+    file.seek(0)
+    return h.hexdigest()
+
+def _first(e): return (str(e).splitlines() or [''])[0][:160] or type(e).__name__
+
+def _read_script(path):
+    "State dict of a TorchScript archive of OpenAI's; of no other, since reading one may run its code"
+    with open(path, 'rb') as file:
+        if _sha256(file) not in _openai_hashes():
+            raise ValueError(f"{path} is a TorchScript archive, which may run code while it is read, and its SHA-256 is none of those open_clip lists for OpenAI's weights; where you trust it, "
+                             "save its tensors, torch.save(torch.jit.load(path, map_location='cpu').state_dict(), 'weights.pt'), and give that file")
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')           # TorchScript is on its way out
+            state = torch.jit.load(file, map_location='cpu').state_dict()
+    return {k: v for k, v in state.items() if k not in ('input_resolution', 'context_length', 'vocab_size')}
+
+def _read(path):
+    "What the file `path` holds, and whether it is a TorchScript archive. Only tensors and plain containers are built; no code of the file runs."
+    with open(path, 'rb') as file: head = file.read(512)
+    start = head.lstrip()[:40].lower()
+    if not head: raise ValueError(f'{path} is empty; fetch it again')
+    if start.startswith(b'<'): raise ValueError(f'{path} is a web page, not weights (it begins with {start[:15].decode(errors="replace")!r}); fetch it again and look at its size')
+    if start.startswith(b'version https://git-lfs'): raise ValueError(f'{path} is a pointer of Git LFS, not weights; fetch the file itself (git lfs pull)')
+    if path.suffix == '.safetensors' or head[8:9] == b'{':
+        try: return load_file(path), False
+        except (SafetensorError, OSError) as e: raise ValueError(f'{path} cannot be read as safetensors ({_first(e)}); save or fetch it again') from e
+    if tarfile.is_tarfile(path) or not head.startswith((b'PK\x03\x04', b'\x80')):
+        raise ValueError(f'{path} is no file of weights: neither safetensors nor what torch.save writes (it begins with {head[:12]!r}); fetch it again, or save a state dict')
+    try:
+        if head.startswith(b'PK'):                    # torch's own reader: it sees the records that torch.load would
+            records = torch._C.PyTorchFileReader(str(path)).get_all_records()
+            script = any(r == 'constants.pkl' or r.startswith('code/') for r in records)
+        else: script = False
+        if not script: return torch.load(path, map_location='cpu', weights_only=True), False
+    except Exception as e:                            # a damaged file may fail in any way
+        used = re.search(r'GLOBAL ([\w.]+)', str(e)) if isinstance(e, pickle.UnpicklingError) else None
+        if used: raise ValueError(f'{path} is refused: reading it would use {used[1]}, and weights need no code; ask for a state dict alone, torch.save(model.state_dict(), ...), or for safetensors') from e
+        raise ValueError(f'{path} is damaged, cut short or more than weights ({_first(e)}); fetch it again, or ask for safetensors') from e
+    return _read_script(path), True
+
+# %% ../nbs/08_towers.ipynb #layout
+_FARL = re.compile(r'visual\.(mask_token$|lm_transformer\.|ln_lm\.|lm_head\.)')  # what FaRL adds to CLIP for its masked patches
+
+def _state(path):
+    "The state dict in the file `path`, and whether it is known to need QuickGELU"
+    state, quick = _read(Path(path))
+    while isinstance(state, dict) and (key := next((k for k in ('state_dict', 'model') if isinstance(state.get(k), dict)), None)): state = state[key]
+    if not isinstance(state, dict) or not state or not all(isinstance(k, str) and torch.is_tensor(v) for k, v in state.items()):
+        what = f'the keys {", ".join(map(str, list(state)[:4]))}' if isinstance(state, dict) and state else f'an empty or bare {type(state).__name__}'
+        raise ValueError(f"{path} holds no state dict but {what}; save model.state_dict(), alone or under the key 'state_dict'")
+    if all(k.startswith('module.') for k in state): state = {k[7:]: v for k, v in state.items()}
+    kept = {k: v for k, v in state.items() if not _FARL.match(k)}
+    return kept, quick or len(kept) < len(state)
+
+def _fill(model, state, path, what, optional=()):
+    "Put `state`, read from `path`, into `model`; the first key that differs makes the error"
+    state = _expand(dict(state), getattr(model, 'vocab_size', 0)); own = model.state_dict()
+    for k in ('logit_scale', 'logit_bias'):           # a number or a list of one
+        if k in state and k in own and state[k].numel() == own[k].numel() == 1: state[k] = state[k].reshape(own[k].shape)
+    missing = [k for k in own if k not in state and k not in optional]; extra = [k for k in state if k not in own]
+    shape = next((k for k in own if k in state and state[k].shape != own[k].shape), None)
+    problem = (f'{shape} is {list(state[shape].shape)} in the file and {list(own[shape].shape)} in the model' if shape else
+               f'it has no {missing[0]}' if missing else f'the model has no {extra[0]}' if extra else None)
+    if problem: raise ValueError(f'{path} does not fit {what}: {problem}; load it under the name it was trained with')
+    model.load_state_dict(state, strict=False)
     return model
 
+# %% ../nbs/08_towers.ipynb #load
 def _from_folder(folder):
     "The model `save_model` wrote"
     file = folder/'open_clip_config.json'
@@ -71,7 +140,7 @@ def _from_folder(folder):
         model = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**cfg)
     except (ValueError, KeyError, TypeError) as e: raise ValueError(f'{file} describes no model of open_clip ({type(e).__name__}: {e}); save the model again') from e
     model.config = config
-    return _fill(model, folder/'model.safetensors', file)
+    return _fill(model, _read(folder/'model.safetensors')[0], folder/'model.safetensors', file)
 
 @contextlib.contextmanager
 def _quietly():
@@ -83,17 +152,23 @@ def _quietly():
             yield
     finally: logging.disable(before)
 
-def _from_open_clip(name, pretrained, config):
-    "Weights by a tag or a checkpoint file that open_clip reads"
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if pretrained not in tags and not Path(pretrained).is_file():
-        raise FileNotFoundError(f'{pretrained!r} is neither a file, nor a folder, nor one of the tags open_clip has for {name}: {", ".join(tags) or "none"}')
-    if pretrained in tags: config['quick_gelu'] = bool(open_clip.get_pretrained_cfg(name, pretrained).get('quick_gelu'))
-    try: return open_clip.create_model(name, pretrained, force_quick_gelu=config.get('quick_gelu', False)), config
+def _from_tag(name, tag, config):
+    "Weights that open_clip downloads, or has in its cache"
+    cfg = open_clip.get_pretrained_cfg(name, tag); config['quick_gelu'] = bool(cfg.get('quick_gelu'))
+    try: open_clip.download_pretrained(cfg)
     except Exception as e:
-        if pretrained in tags:
-            raise FileNotFoundError(f'the weights {pretrained!r} of {name} are not on this machine and could not be downloaded ({type(e).__name__}); fetch them where there is a network and give their file as pretrained=') from e
-        raise ValueError(f'{pretrained} does not fit {name} ({str(e).splitlines()[0][:160]}); load it under the name it was trained with') from e
+        quick = f'{name}-quickgelu'
+        local = quick if config['quick_gelu'] and quick in open_clip.list_models() else name
+        command = f"""python -c "import open_clip as o; print(o.download_pretrained(o.get_pretrained_cfg('{name}', '{tag}')))\""""
+        raise FileNotFoundError(f'the weights {tag!r} of {name} are not on this machine and could not be downloaded ({type(e).__name__}); where there is a network, run: {command} '
+                                f'and give the file that it prints as pretrained=, with the name {local!r}') from e
+    return open_clip.create_model(name, tag, force_quick_gelu=config['quick_gelu'])
+
+def _from_file(name, path, config, optional=('logit_scale',)):
+    "Weights of a file for the towers `name`"
+    state, quick = _state(path)
+    if quick: config['quick_gelu'] = True
+    return _fill(open_clip.create_model(name, force_quick_gelu=bool(config.get('quick_gelu'))), state, path, name, optional)
 
 def load_model(
     name:str='clef-tiny',                  # any name in `open_clip.list_models()`; a saved folder has its own
@@ -101,22 +176,25 @@ def load_model(
     seed:int=0,                            # draws random weights
     device:str|torch.device='cpu',         # where the model goes
 ) -> nn.Module:                            # a CLIP of open_clip in eval mode, convolutions in channels_last
-    "Load CLIP towers. Raises ValueError for an unknown name or weights that do not fit, FileNotFoundError when weights are neither here nor to be had."
-    path = None if pretrained is None else Path(pretrained)
+    """Load CLIP towers; no code in a local file is ever run, and only `logit_scale` may be missing there (it keeps CLIP's first value, 1/.07). OpenAI's weights as a plain
+    state dict need `name='ViT-B-16-quickgelu'`: a state dict does not record its activation. Raises ValueError for an unknown name, for a file that is refused or damaged and
+    for weights that do not fit, FileNotFoundError when weights are neither here nor to be had."""
     with torch.random.fork_rng(devices=[]), _quietly():
         torch.manual_seed(seed)
-        if path is not None and path.is_dir(): model = _from_folder(path)
+        config = open_clip.get_model_config(name); tags = open_clip.list_pretrained_tags_by_model(name); path = None if pretrained is None else Path(pretrained)
+        tag = isinstance(pretrained, str) and pretrained in tags
+        if path is not None and path.is_dir() and not tag and pretrained != 'synthface': model = _from_folder(path)
         else:
-            config = open_clip.get_model_config(name)
             if config is None: raise ValueError(f'open_clip has no model {name!r}; see open_clip.list_models(), or give the folder of a saved model as pretrained')
             if pretrained is None: model = open_clip.create_model(name)
             elif pretrained == 'synthface':
                 if name != 'clef-tiny': raise ValueError(f"the weights 'synthface' are for clef-tiny, not for {name!r}; choose another pretrained=, or None")
                 path = _ASSETS/'clef-tiny.safetensors'
                 if not path.is_file(): raise FileNotFoundError(f'{path} does not exist; make it with tools/pretrain_tiny.py, or say pretrained=None')
-                model = _fill(open_clip.create_model(name), path, name)
-            elif path.suffix == '.safetensors' and path.is_file(): model = _fill(open_clip.create_model(name), path, name)
-            else: model, config = _from_open_clip(name, str(pretrained), config)
+                model = _from_file(name, path, config, ())
+            elif tag: model = _from_tag(name, pretrained, config)
+            elif path.is_file(): model = _from_file(name, path, config)
+            else: raise FileNotFoundError(f'{str(pretrained)!r} is neither a file, nor a folder, nor one of the tags open_clip has for {name}: {", ".join(tags) or "none"}')
             model.config = dict(model_cfg=config, preprocess_cfg={k: list(open_clip.get_model_preprocess_cfg(model)[k]) for k in ('mean', 'std')})
     return model.to(device, memory_format=torch.channels_last).eval()
 
