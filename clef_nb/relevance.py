@@ -124,7 +124,8 @@ def image_relevance(
         raise ValueError(f'images must be uint8 [N, H, W, 3], not {getattr(images, "dtype", type(images).__name__)} {list(getattr(images, "shape", []))}')
     way, p = _way(model.visual, layers), next(model.parameters())
     t = F.normalize(torch.as_tensor(classes).detach().float(), dim=-1) if isinstance(classes, (Tensor, np.ndarray)) else embed_texts(model, classes)
-    if t.ndim != 2 or t.shape[1] != model.visual.output_dim: raise ValueError(f'classes must be texts or vectors [K, {model.visual.output_dim}], not {list(t.shape)}')
+    dim = getattr(model.visual, 'output_dim', t.shape[-1])
+    if t.ndim != 2 or t.shape[1] != dim: raise ValueError(f'classes must be texts or vectors [K, {dim}], not {list(t.shape)}')
     out = np.zeros((len(images), len(t), *images.shape[1:3]), np.float32)
     with _evaluating(model), torch.enable_grad():
         for i in range(0, len(images), batch_size):
@@ -143,8 +144,8 @@ def word_relevance(
     texts:list[str],             # one or more texts of one or more words
 ) -> list[tuple[list[str], np.ndarray]]: # for each text its words, as they stand between spaces, and float32 [N, words]: what each adds to the cosine, with its sign
     "Leave one word out: cosine with the text less cosine with the text without that word. Raises ValueError for a text without words, embeddings of another size, and texts that `tokenize` refuses."
-    z = torch.as_tensor(np.asarray(image_embeddings), dtype=torch.float32)
-    if z.ndim != 2 or z.shape[1] != model.visual.output_dim: raise ValueError(f'image_embeddings must be [N, {model.visual.output_dim}], not {list(z.shape)}')
+    z = torch.as_tensor(np.asarray(image_embeddings), dtype=torch.float32); dim = getattr(model.visual, 'output_dim', z.shape[-1])
+    if z.ndim != 2 or z.shape[1] != dim: raise ValueError(f'image_embeddings must be [N, {dim}], not {list(z.shape)}')
     if isinstance(texts, str) or not all(isinstance(t, str) for t in texts): raise TypeError('texts must be a list of texts')
     words = [t.split() for t in texts]
     if (none := [i for i, w in enumerate(words) if not w]): raise ValueError(f'text {none[0]} has no words; write some or leave it out')
