@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 BENCH ?= $(filter-out machine,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
-STUDY ?= 30 31 32 33 34 35
+STUDY ?= 30 31 32 33 34 35 36 40 41 42 43 44 45 46 47
 
 .PHONY: help demo test lab docs export notebooks studies bench clean
 
@@ -13,7 +13,7 @@ help:
 	@echo 'make docs       README.md and the site in _docs/'
 	@echo 'make export     clean the notebooks and write the modules from them'
 	@echo 'make notebooks  run the notebooks and keep their outputs (NB="00_facs 01_frames" for some)'
-	@echo 'make studies    compute what is missing in data/studies/ and run the studies on it (STUDY="30 33" for some)'
+	@echo 'make studies    compute what is missing in data/studies/ and run studies and reproduction on it (STUDY="30 40" for some)'
 	@echo 'make bench      measure against other libraries, one thread, benchmarks/results/ (BENCH="losses step" for some)'
 	@echo 'make clean      remove what can be made again, but for .venv'
 
