@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TWINS', 'PAPER', 'TINY', 'ablation_rows', 'choose_rows', 'Source', 'open_source', 'begin', 'left_out_scores',
-           'open_lab', 'row_towers', 'ablation_cell', 'form_cell', 'over_people', 'ablate', 'confusion_of', 'orderings',
-           'ablation_text', 'reproduce_parser']
+           'open_lab', 'row_towers', 'ablation_cell', 'form_cell', 'pace_cell', 'over_people', 'ablate', 'confusion_of',
+           'orderings', 'ablation_text', 'reproduce_parser']
 
 # %% ../nbs/14c_ablation.ipynb #imports
 import argparse, hashlib, json, os
@@ -212,6 +212,18 @@ def form_cell(
 ) -> pd.DataFrame:               # as `left_out_scores`
     "A row on BP4D in which images meet AUs in another form."
     return ablation_cell(row, fold, seed, recipe=recipe | dict(align=recipe['align'] | dict(au_form=au_form)), folder=folder)
+
+def pace_cell(
+    row:str,                     # as in `ablation_cell`, with the rest
+    steps:int,                   # of stage 2
+    lr:float,                    # of stage 2
+    fold:int,
+    seed:int,
+    recipe:dict=TINY,
+    folder:str|Path='.',
+) -> pd.DataFrame:               # as `left_out_scores`
+    "A row on BP4D with a longer or slower stage 2."
+    return ablation_cell(row, fold, seed, recipe=recipe | dict(align=recipe['align'] | dict(steps=steps, lr=lr)), folder=folder)
 
 # %% ../nbs/14c_ablation.ipynb #interval
 def over_people(
