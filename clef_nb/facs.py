@@ -102,14 +102,14 @@ def _templates(kind, path):
     return found
 
 def _label_rows(labels, path):
-    "Rows (name, description) of `labels`, in their order, from our tables or from one of the user's"
+    "Rows (name, description) of `labels`, in their order, from our tables or from one of the user's, a CSV or rows that were read before"
     if isinstance(labels, str): raise TypeError(f'labels must be a list of labels, not the text {labels!r}: write [{labels!r}]')
     if path is None:
         a, e = aus(), expressions()
         rows = pd.concat([a.set_axis([f'AU{n}' for n in a.index]), e])
-    else: rows = _table(path, ['label', 'name', 'description'], key='label').set_index('label')
+    else: rows = path if isinstance(path, pd.DataFrame) else _table(path, ['label', 'name', 'description'], key='label').set_index('label')
     for label in labels:
-        if label not in rows.index: raise ValueError(f'no text for the label {label!r}; {path or "the tables of this package"} knows {", ".join(rows.index)}')
+        if label not in rows.index: raise ValueError(f'no text for the label {label!r}; {"the tables of this package" if path is None else "the table that was given" if isinstance(path, pd.DataFrame) else path} knows {", ".join(rows.index)}')
     return rows.loc[list(labels)]
 
 # %% ../nbs/00_facs.ipynb #name-texts

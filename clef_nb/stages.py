@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from .batches import ActivityBatches, ShuffledBatches, augment, augment_draws, to_float
 from .erasure import IdentityAdversary
-from .facs import description_texts, name_texts
+from .facs import _label_rows, description_texts, name_texts
 from .frames import FrameTable
 from .losses import au_loss, expression_loss, image_text, multi_positive_loss, name_description, positive_weights, supcon
 from .processes import _gathered, device, gather, once, total, world
@@ -156,6 +156,7 @@ class Recogniser(nn.Module):
         scale:float=10.,         # first value of the scale of the cosines
         seed:int=0,              # draws the free vectors
         au_form:str='bce',       # how an image meets several AUs, one of `AU_FORMS`; expressions have their softmax
+        texts:str|Path|None=None, # a CSV of yours with the columns label, name, description, where labels are not in our tables or read otherwise
     ):
         super().__init__()
         au = [l.startswith('AU') and l[2:].isdigit() for l in labels]
@@ -164,6 +165,7 @@ class Recogniser(nn.Module):
         if au_form not in AU_FORMS: raise ValueError(f'au_form is {au_form!r}; choose one of {", ".join(AU_FORMS)}')
         if au_form != 'bce' and descriptions and not names: raise ValueError(f'au_form={au_form!r} compares names, and descriptions alone have no counterpart; say names=True, or au_form=\'bce\'')
         self.model, self.labels, self.names, self.descriptions, self.multi_label = model, list(labels), names, descriptions, all(au)
+        self.own = None if texts is None else _label_rows(labels, texts)
         self.au_form = au_form if self.multi_label else 'bce'
         self._others = dict(bce=0, present_absent=len(labels), softmax=1)[self.au_form]      # class vectors after those of the labels
         self.log_scale, self.bias = nn.Parameter(torch.tensor(float(scale)).log()), nn.Parameter(torch.zeros(len(labels)), requires_grad=self.au_form == 'bce')
@@ -178,9 +180,16 @@ class Recogniser(nn.Module):
         generator:torch.Generator|None=None, # draws the templates of descriptions
     ) -> list[str]:                          # one a label, and after them those that the AU form holds against them
         "What images are compared with: the names, or the descriptions where names are off."
-        if not self.names: return description_texts(self.labels, generator)
-        if self.au_form == 'present_absent': return name_texts(self.labels) + name_texts(self.labels, absent=True)
-        return name_texts(self.labels + ['neutral'] if self.au_form == 'softmax' else self.labels)
+        if not self.names: return self.described(generator)
+        names = name_texts(self.labels, self.own)
+        if self.au_form == 'present_absent': return names + name_texts(self.labels, self.own, absent=True)
+        return names + name_texts(['neutral']) if self.au_form == 'softmax' else names
+
+    def described(self,
+        generator:torch.Generator|None=None, # draws the templates
+    ) -> list[str]:                          # one a label
+        "The descriptions of the labels."
+        return description_texts(self.labels, generator, self.own)
 
     def forward(self,
         z:Tensor,       # [N, D] image embeddings, unit length
@@ -226,7 +235,7 @@ class Recogniser(nn.Module):
         folder = save_model(self.model, folder)
         own = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items() if not k.startswith('model.')}
         _atomic(folder/'recogniser.safetensors', lambda part: save_file(own, part))
-        about = dict(labels=self.labels, names=self.names, descriptions=self.descriptions, au_form=self.au_form, log=self.log.to_dict('list'))
+        about = dict(labels=self.labels, names=self.names, descriptions=self.descriptions, au_form=self.au_form, texts=None if self.own is None else self.own[['name', 'description']].to_dict('index'), log=self.log.to_dict('list'))
         _atomic(folder/'recogniser.json', lambda part: part.write_text(json.dumps(about) + '\n'))
         return folder
 
@@ -242,7 +251,8 @@ class Recogniser(nn.Module):
         model = load_model(pretrained=folder)
         try:
             about = json.loads(file.read_text())
-            self = cls(model, about['labels'], about['names'], about['descriptions'], au_form=about.get('au_form', 'bce'))
+            self = cls(model, about['labels'], about['names'], about['descriptions'], au_form=about.get('au_form', 'bce'),
+                       texts=pd.DataFrame.from_dict(about['texts'], 'index') if about.get('texts') else None)
             missing, strange = self.load_state_dict(load_file(folder/'recogniser.safetensors'), strict=False)
             if strange or any(not k.startswith('model.') for k in missing): raise ValueError('the weights do not fit')
             self.log = pd.DataFrame(about['log'])
@@ -267,6 +277,7 @@ def align(
     names:bool=True,             # compare images with label names (N of the paper's ablation)
     descriptions:bool=True,      # bring names and descriptions together (D)
     au_form:str='bce',           # how an image meets several AUs, one of `AU_FORMS`
+    texts:str|Path|None=None,    # a CSV of yours with the columns label, name, description; None for our tables
     steps:int=400,               # batches
     batch_size:int=128,          # images a batch
     lr:float=1e-3,               # highest learning rate
@@ -287,7 +298,7 @@ def align(
     if not labels: raise ValueError('the table has neither AU labels nor expressions, and stage 2 learns from labels; join them to the table first')
     check_chunk(model, chunk, freeze)
     place = device()
-    self = Recogniser(model, labels, names, descriptions, seed=seed, au_form=au_form).to(place)
+    self = Recogniser(model, labels, names, descriptions, seed=seed, au_form=au_form, texts=texts).to(place)
     target = _targets(table, labels).to(place)
     weight = None
     if self.multi_label:
@@ -303,16 +314,17 @@ def align(
     paired = names and descriptions
     def losses(batch):
         z = _views(model, batch, 1, chunk, augmentation)
-        texts = self.texts(batch.generator) if names or descriptions else []
-        if texts:
-            t = _texts(model, tokenize(model, texts + (description_texts(labels, batch.generator) if paired else [])).to(place))
-            classes = t[:len(texts)]
+        compared = self.texts(batch.generator) if names or descriptions else []
+        if compared:
+            t = _texts(model, tokenize(model, compared + (self.described(batch.generator) if paired else [])).to(place))
+            classes = t[:len(compared)]
         else: classes = self.classes()
         parts = {'loss_names': self.loss(z @ classes.T, target[batch.rows], weight, distributed=True)}
-        if paired: parts['loss_descriptions'] = once(name_description(classes[:len(labels)], t[len(texts):], model.logit_scale.exp()))
+        if paired: parts['loss_descriptions'] = once(name_description(classes[:len(labels)], t[len(compared):], model.logit_scale.exp()))
         return parts
     settings = dict(table=_hash(table), batch_size=batch_size, labels=labels, names=names, descriptions=descriptions, max_pos_weight=max_pos_weight, augmentation=augmentation)
     if self.au_form != 'bce': settings['au_form'] = self.au_form
+    if self.own is not None: settings['texts'] = self.own.to_dict('index')
     log = _train(self, images, ShuffledBatches(table, batch_size, seed), losses, steps, lr, weight_decay, seed, freeze, checkpoint, checkpoint_every, settings, progress, 'stage 2', lambda: _bound(model))
     self.log = log.reindex(columns=['step', 'loss', 'loss_names', 'loss_descriptions', 'images_per_s', 'waited'])
     return self
