@@ -114,8 +114,9 @@ def begin(
     folder:str|Path='.',    # holds data/ and runs/
     **options,              # as in `open_source`
 ) -> tuple[Source, dict, Path]: # the data, the recipe, and the parquet of results
-    "What the environment variable of the data set points to: with `paper_recipe`, results below runs/. Otherwise the twin: with `TINY`, results in data/studies/."
-    real = datasets().loc[name, 'variable'] in os.environ
+    "The real set where its environment variable points to it: with `paper_recipe`, results below runs/. Otherwise the twin: with `TINY`, results in data/studies/."
+    where = os.environ.get(datasets().loc[name, 'variable'])
+    real = bool(where) and not (Path(where)/'twin.json').is_file()
     source = open_source(name, None, (PAPER if real else TINY)['size'], Path(folder)/'data', **options)
     return source, paper_recipe(source) if real else TINY, Path(folder)/('runs/reproduction' if real else 'data/studies')/f'{kept}.parquet'
 
@@ -155,6 +156,8 @@ def open_lab(
     if found.twin and not source.twin: raise ValueError(f'stage 1 for {source.ran_on} would be trained on a {found.ran_on}; give the folder of the real one (--lab-root, or {datasets().loc[lab, "variable"]})')
     return found
 
+def _about(source): return f'{source.ran_on}, {len(source.table):,} frames'
+
 def _coded(there, fold, data):
     "AUs of the test frames, of which some are coded"
     target = there.label_matrix()
@@ -193,11 +196,13 @@ def ablation_cell(
     lab_root:str|None=None,      # folder of `lab`
     farl:str|None=None,          # FaRL's checkpoint, for its rows
     options:dict|None=None,      # for the loader of `data`, such as classes=7 of affectnet
+    on:str|None=None,            # what `ablate` found there, so that other data are refused
     folder:str|Path='.',         # holds data/ and runs/
 ) -> pd.DataFrame:               # as `left_out_scores`; for expressions also the measure 'count', whose labels are such as 'fear as surprise'
     "Both stages of a row on one fold. Raises ValueError for an unknown row, for FaRL's rows without its checkpoint, and for a fold without coded AUs."
     choose_rows([row]); r = ablation_rows().loc[row]
     source = open_source(data, root, recipe['size'], Path(folder)/'data', twins[data], **(options or {})); train, test = _fold(source.table, fold); known, there = source.table.subset(train), source.table.subset(test)
+    if on and on != (found := _about(source)): raise ValueError(f'the other cells ran on {on}, and this would be {found}; give another file, or the data they ran on')
     if source.table.labels: target = _coded(there, fold, data)
     if r['init'] == 'CLEF' and not source.table.activities: of_lab = open_lab(source, lab, lab_root, recipe['size'], Path(folder)/'data', twins[lab]); stage1 = of_lab.table, of_lab.images
     else: stage1 = known, source.images[train]
@@ -275,7 +280,7 @@ def ablate(
         test = source.table.subset(_fold(source.table, fold)[1])
         if test.labels: _coded(test, fold, data)
     if not source.table.activities and 'CLEF' in starts: open_lab(source, lab, lab_root, recipe['size'], Path(folder)/'data', twins[lab])
-    settings = dict(data=data, lab=lab, recipe=recipe, twins={k: v for k, v in twins.items() if k in (data, lab)}) | (dict(options=options) if options else {})
+    settings = dict(data=data, on=_about(source), lab=lab, recipe=recipe, twins={k: v for k, v in twins.items() if k in (data, lab)}) | (dict(options=options) if options else {})
     places = dict(root=root and str(root), lab_root=lab_root and str(lab_root), farl=farl and str(farl))
     return fill(file, ablation_cell, grid(row=rows, fold=list(folds), seed=list(seeds)), settings, folder, processes, progress, places)
 

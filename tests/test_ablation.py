@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from clef_nb import ablation
-from clef_nb.ablation import ablation_rows, open_source, over_people
+from clef_nb.ablation import ablation_rows, begin, open_source, over_people
 from clef_nb.reproduce import main
 from clef_nb.synthface import write_bp4d, write_rafdb
 from clef_nb.towers import load_model
@@ -76,6 +76,18 @@ def test_wild_data_and_real_ones(clef, tmp_path, twin):
     refused(clef('--data', 'rafdb', '--rows', 'CLIP+I', '--folds', 2, root=wild), 'fold 1')
     (wild/'twin.json').unlink()                                                                    # as if these were photographs
     refused(clef('--data', 'rafdb', '--lab-root', twin, '--rows', 'CLEF', root=wild), 'real RAF-DB', '--lab-root')
+
+def test_two_data_sets_never_share_a_file(clef, tmp_path):
+    assert clef('--rows', 'CLIP+I', '--folds', 1)[0] == 0
+    refused(clef('--rows', 'CLIP+I', '--folds', 1, root=write_bp4d(tmp_path/'others', 9, 3)), 'other settings', 'bp4d.parquet')
+
+def test_begin_knows_a_twin_from_the_real_set(tmp_path, monkeypatch):
+    root = write_bp4d(tmp_path/'set', 9, 2); monkeypatch.setenv('CLEF_BP4D', str(root))
+    source, recipe, file = begin('bp4d', '41', tmp_path)
+    assert source.twin and recipe['model'] == 'clef-tiny' and file == tmp_path/'data/studies/41.parquet' and 'not on BP4D itself' in source.said
+    (root/'twin.json').unlink()                                                                    # as if these were photographs
+    source, recipe, file = begin('bp4d', '41', tmp_path)
+    assert not source.twin and recipe['model'] == 'ViT-B-16-quickgelu' and source.images.shape[1] == 224 and file == tmp_path/'runs/reproduction/41.parquet' and source.ran_on == 'real BP4D'
 
 def test_intervals_cover(tmp_path):
     "The jackknife's interval of a mean F1 over people covers the truth about as often as it says"
