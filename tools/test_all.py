@@ -9,7 +9,7 @@ from pathlib import Path
 from build_docs import stale_readme
 from check_in_step import MEND, layout, nbdev_command, out_of_step, sources
 
-NOTEBOOK_MINUTES = TEST_MINUTES = 20
+NOTEBOOK_MINUTES, TEST_MINUTES = 40, 30
 
 def run(command, minutes, **env):
     "Run a command, show and return what it prints; end it and its children when the time is up"
@@ -38,7 +38,7 @@ def check(problems, mend=None):
 def notebooks(root):
     "Count notebooks by nbdev_test"
     names = [p.name for p in sources(root/layout(root)[0], '.ipynb') if not any(part.startswith('_') for part in p.parts)]
-    code, text = run([nbdev_command('nbdev_test'), '--n_workers', '2', '--do_print', '--timing'], NOTEBOOK_MINUTES, OMP_NUM_THREADS='1')
+    code, text = run([nbdev_command('nbdev_test'), '--n_workers', '2', '--do_print', '--timing'], NOTEBOOK_MINUTES, OMP_NUM_THREADS='1', NUMBA_NUM_THREADS='1')
     if code == 0: return len(names), 0
     verdict = text.partition('nbdev Tests Failed On The Following Notebooks')[2]
     failed = [n for n in names if re.search(rf'^\s+{re.escape(n)}$', verdict, re.M)]
