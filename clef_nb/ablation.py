@@ -22,6 +22,7 @@ from .facs import datasets, published
 from .frames import FrameTable
 from .metrics import _auroc, _f1, concordance, confusion, f1_counts
 from .recipe import RECIPE
+from .reproduce import _table
 from .results import row_name
 from .stages import _hash, align, pretrain
 from .studies import against, fill, grid, kept
@@ -316,10 +317,8 @@ def ablation_text(
     title = {'f1': 'mean F1', 'accuracy': 'accuracy'}[measure]
     lines = [['', f'ours, {title}', '[low, high]', 'published on ' + {'f1': 'BP4D', 'accuracy': 'RAF-DB'}[measure]]]
     lines += [[row, f'{100*ours.value[row]:.1f}', f'[{100*ours.low[row]:.1f}, {100*ours.high[row]:.1f}]', f'{theirs.loc[row, column]:g}'] for row in ours.index]
-    width = [max(map(len, c)) for c in zip(*lines)]
-    table = [''.join(c.ljust(n) if i == 0 else c.rjust(n + 2) for i, (c, n) in enumerate(zip(l, width))) for l in lines]
     folds, seeds = cells['fold'].nunique(), cells['seed'].nunique()
-    return '\n'.join([*([said, ''] if said else []), *table, '', f'{folds} fold{"s"*(folds > 1)}, {seeds} seed{"s"*(seeds > 1)}; 95 % intervals over test people' + (' (groups of images)' if measure == 'accuracy' else '') + ' and seeds'])
+    return '\n'.join([*([said, ''] if said else []), _table(lines), '', f'{folds} fold{"s"*(folds > 1)}, {seeds} seed{"s"*(seeds > 1)}; 95 % intervals over test people' + (' (groups of images)' if measure == 'accuracy' else '') + ' and seeds'])
 
 # %% ../nbs/14c_ablation.ipynb #command
 def reproduce_parser(
