@@ -8,8 +8,8 @@ STUDY ?= 30 31 32 33 34 35 36 40 41 42 43 44 45 46 47
 
 help:
 	@echo 'make demo       the whole path on rendered faces, in minutes: model, table, report in runs/demo/'
-	@echo 'make test       every check, every notebook, every test'
-	@echo 'make lab        JupyterLab in nbs/ (LAB=--allow-root where you are root)'
+	@echo 'make test       every check, every notebook, every test; as root on Debian it installs chromium where no browser is'
+	@echo 'make lab        JupyterLab with nbs/welcome.ipynb (LAB=--allow-root where you are root)'
 	@echo 'make docs       README.md and the site in _docs/'
 	@echo 'make export     clean the notebooks and write the modules from them'
 	@echo 'make notebooks  run the notebooks and keep their outputs (NB="00_facs 01_frames" for some)'
@@ -26,11 +26,17 @@ help:
 demo: .venv/installed
 	$(BIN)/clef demo
 
-test: .venv/installed
+# Written only when a browser and axe-core are there; without them the tests that need them are skipped.
+.venv/browser: .venv/installed tools/set_up_browser.py
+	$(BIN)/python tools/set_up_browser.py
+
+test: .venv/browser
 	$(BIN)/python tools/test_all.py
 
+# QUIET: JupyterLab looks for neither news nor a newer version of itself.
+QUIET = --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate
 lab: .venv/installed
-	cd nbs && ../$(BIN)/jupyter lab $(LAB)
+	cd nbs && ../$(BIN)/jupyter lab welcome.ipynb $(QUIET) $(LAB)
 
 docs: .venv/installed
 	$(BIN)/python tools/build_docs.py
