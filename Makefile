@@ -10,7 +10,7 @@ help:
 	@echo 'make demo       the whole path on rendered faces, in minutes: model, table, report in runs/demo/'
 	@echo 'make test       every check, every notebook, every test; as root on Debian it installs chromium where no browser is'
 	@echo 'make lab        JupyterLab with nbs/welcome.ipynb (LAB=--allow-root where you are root)'
-	@echo 'make docs       README.md and the site in _docs/'
+	@echo 'make docs       README.md, CONTRIBUTING.md and the site in _docs/, which needs no network'
 	@echo 'make export     clean the notebooks and write the modules from them'
 	@echo 'make notebooks  run the notebooks and keep their outputs (NB="00_facs 01_frames" for some)'
 	@echo 'make studies    compute what is missing in data/studies/ and run studies and reproduction on it (STUDY="30 40" for some)'
@@ -61,4 +61,4 @@ bench: .venv/installed
 	done; test -z "$$failed" || { echo "These did not end well:$$failed"; exit 1; }
 
 clean:
-	rm -rf _proc _docs build dist runs data/cache nbs/data nbs/runs nbs/*/data nbs/*/runs nbs/nbdev.yml nbs/sidebar.yml
+	rm -rf _proc _docs build dist runs data/cache nbs/data nbs/runs nbs/*/data nbs/*/runs nbs/nbdev.yml

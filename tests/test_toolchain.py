@@ -6,6 +6,26 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ROOT/'tools'
 COLAB = 'https://colab.research.google.com/github/clef-nb/mini/blob/main/nbs/tutorials/20_use.ipynb'
+SIDEBAR = """website:
+  sidebar:
+    contents:
+      - section: Start
+        contents:
+          - text: Start
+            href: index.ipynb
+          - text: Later
+            href: not_there.ipynb
+      - section: Tutorials
+        contents:
+          - text: Use
+            href: tutorials/20_use.ipynb
+      - section: API
+        contents:
+          - text: All names
+            href: api.md
+          - text: room
+            href: 00_room.ipynb
+"""
 sys.path.insert(0, str(TOOLS))
 from build_docs import readme, stale_readme
 from check_in_step import out_of_step
@@ -175,8 +195,11 @@ def test_run_nbs_leaves_a_failing_notebook_alone(project):
     assert done.returncode == 1 and 'No notebook is called 99_none' in done.stderr
 
 def test_site_has_pages_in_folders(project):
-    shutil.copy(ROOT/'nbs/_quarto.yml', project/'nbs')
-    (project/'nbs/styles.css').touch()
+    for name in '_quarto.yml', 'styles.css', 'after.html', '404.html': shutil.copy(ROOT/'nbs'/name, project/'nbs')
+    shutil.copytree(ROOT/'nbs/katex', project/'nbs/katex')
+    shutil.copy(ROOT/'nbs/images/favicon.svg', project/'nbs/images')
+    shutil.copytree(TOOLS, project/'tools')
+    (project/'nbs/sidebar.yml').write_text(SIDEBAR)
     (project/'data').mkdir(); (project/'data/a.csv').touch()
     shutil.copy(ROOT/'.gitignore', project)
     subprocess.run(['git', 'init', '-q', project], check=True)
@@ -186,7 +209,9 @@ def test_site_has_pages_in_folders(project):
     changed = subprocess.run(['git', '-C', project, 'diff', '--stat'], capture_output=True, text=True).stdout
     assert changed == '', changed
     pages = {str(p.relative_to(project/'_docs')): p.read_text(encoding='utf-8') for p in (project/'_docs').rglob('*.html')}
-    assert set(pages) == {'index.html', 'room.html', 'tutorials/use.html'}
+    assert set(pages) == {'index.html', 'api.html', 'room.html', 'tutorials/use.html', '404.html'}
+    assert 'not_there' not in pages['index.html'], 'the sidebar names a notebook that is not there'
+    assert 'href="room.html#twice"' in pages['api.html']
     assert 'Tutorials' in pages['index.html'] and 'href="tutorials/use.html"' in pages['index.html']
     for page, text in pages.items():
         for target in re.findall(r'(?:href|src)="([^"#?]+)', text):

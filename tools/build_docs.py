@@ -1,4 +1,4 @@
-"""Write README.md from nbs/index.ipynb and the site in _docs/ from all notebooks.
+"""Write README.md from nbs/index.ipynb, CONTRIBUTING.md from nbs/contributing.ipynb, and the site in _docs/ from all notebooks.
 
 nbdev processes the notebooks as `nbdev_docs` does; smalldocs renders them from the same nbs/_quarto.yml, so no Quarto
 is needed. Where Quarto is installed, `nbdev_docs` builds the site from the same sources.
@@ -9,14 +9,15 @@ import nbdev.doclinks
 from execnb.nbio import read_nb, write_nb
 from nbdev.config import get_config
 from nbdev.process import NBProcessor
-from nbdev.quarto import nbdev_sidebar, proc_nbs, refresh_quarto_yml
+from nbdev.quarto import proc_nbs, refresh_quarto_yml
+from site_pages import finish
 
-NOTE = '<!-- This file is written from nbs/index.ipynb by `make export`. Change the notebook. -->'
+NOTE = '<!-- This file is written from nbs/{} by `make export`. Change the notebook. -->'
+WRITTEN = {'README.md': 'index.ipynb', 'CONTRIBUTING.md': 'contributing.ipynb'}
 # the target of a Markdown link or of an image tag, where it is a path
 LOCAL = re.compile(r'''(\]\(|src=["'])(?![a-z]+:|#|/)([^)"'\s]+)''')
-KATEX_CDN = re.compile(r'https://cdn\.jsdelivr\.net/npm/katex@[\d.]+/dist')
 
-# ------------------------------------------------------------------ README.md
+# ------------------------------------------------------------------ README.md and CONTRIBUTING.md
 
 def outputs(cell, where):
     "What a cell printed, as Markdown"
@@ -32,8 +33,9 @@ def outputs(cell, where):
             if text: yield f'```text\n{text}\n```'
 
 def readme(index):
-    "README.md for an index notebook: prose, code and printed outputs, with links as seen from the project root"
-    index, parts = Path(index), [NOTE]
+    "A notebook as Markdown for GitHub: prose, code and printed outputs, with links as seen from the project root"
+    index = Path(index)
+    parts = [NOTE.format(index.name)]
     def from_root(m): return m[1] + posixpath.normpath(f'{index.parent.name}/{m[2]}')
     for cell in NBProcessor(index).nb.cells:
         flags = cell.directives_ or {}
@@ -51,14 +53,25 @@ def readme(index):
             if flags.get('output:') != ['false']: parts += outputs(cell, f'Cell {cell.id} of {index.name}')
     return '\n\n'.join(parts) + '\n'
 
+def notebooks_of(root):
+    "Each file that is written from a notebook, with that notebook; CONTRIBUTING.md only where there is one"
+    pairs = [(Path(root)/file, Path(root)/'nbs'/nb) for file, nb in WRITTEN.items()]
+    return [(file, nb) for file, nb in pairs if nb.exists() or file.name == 'README.md']
+
+def write_readmes(root='.'):
+    "Write README.md and CONTRIBUTING.md"
+    for file, nb in notebooks_of(root): file.write_text(readme(nb), encoding='utf-8')
+
 def stale_readme(root):
-    "One line when README.md is not what nbs/index.ipynb gives"
-    index, file = Path(root)/'nbs/index.ipynb', Path(root)/'README.md'
-    if not index.exists(): return ['nbs/index.ipynb is missing: README.md is written from it']
-    try: fresh = readme(index)
-    except (ValueError, FileNotFoundError) as e: return [str(e)]
-    if file.exists() and file.read_text(encoding='utf-8') == fresh: return []
-    return ['README.md is not what nbs/index.ipynb gives. Run `make export` and commit both.']
+    "One line for each of README.md and CONTRIBUTING.md that is not what its notebook gives"
+    found = []
+    for file, nb in notebooks_of(root):
+        if not nb.exists(): found.append(f'nbs/{nb.name} is missing: {file.name} is written from it'); continue
+        try: fresh = readme(nb)
+        except (ValueError, FileNotFoundError) as e: found.append(str(e)); continue
+        if not file.exists() or file.read_text(encoding='utf-8') != fresh:
+            found.append(f'{file.name} is not what nbs/{nb.name} gives. Run `make export` and commit both.')
+    return found
 
 # ------------------------------------------------------------------ the site
 
@@ -74,6 +87,21 @@ def edit_text(nb, edit):
         for o in cell.get('outputs', []):
             data = o.get('data', {})
             if 'text/markdown' in data: data['text/markdown'] = edit(''.join(data['text/markdown']))
+
+def join_prints(nb):
+    "Make one output of prints that follow each other, as they were on the screen"
+    for cell in nb.cells:
+        joined = []
+        for o in cell.get('outputs', []):
+            if joined and 'name' in o and joined[-1].get('name') == o['name']: joined[-1]['text'] = ''.join(joined[-1]['text']) + ''.join(o['text'])
+            else: joined.append(o)
+        if 'outputs' in cell: cell['outputs'] = joined
+
+def present(sidebar, pages, proc):
+    "The sidebar without the notebooks that are not there"
+    there = {p.relative_to(proc).as_posix() for p in pages}
+    def known(m): return '' if m[2].endswith('.ipynb') and m[2] not in there else m[0]
+    return re.sub(r'^ *- text: (.*)\n *href: (.*)\n', known, sidebar, flags=re.M)
 
 def name_pages(proc, site, blob):
     "Give each page the name in its `output-file`, which Quarto reads and smalldocs does not; point links at those names"
@@ -94,43 +122,34 @@ def name_pages(proc, site, blob):
             text = re.sub(r'^output-file:.*\n', '', text, flags=re.M) if text.startswith('---') else text
             return LOCAL.sub(local, rename(text)).replace(f']({site}/', f']({up}')
         edit_text(nb, edit)
+        join_prints(nb)
         old.unlink()
         write_nb(nb, new)
     sidebar = proc/'sidebar.yml'
-    entries = re.sub(r'(?<=section: )[a-z]', lambda m: m[0].upper(), sidebar.read_text(encoding='utf-8'))   # a folder's name
-    sidebar.write_text(rename(entries), encoding='utf-8')
+    sidebar.write_text(rename(present(sidebar.read_text(encoding='utf-8'), pages, proc)), encoding='utf-8')
 
-def use_local_katex(folder, dist):
-    "Make pages load KaTeX from a copy inside the site"
-    shutil.copytree(dist, folder/'site_libs/katex', dirs_exist_ok=True)
-    for p in folder.rglob('*.html'):
-        up = '../'*(len(p.relative_to(folder).parts) - 1)
-        p.write_text(KATEX_CDN.sub(f'{up}site_libs/katex', p.read_text(encoding='utf-8')), encoding='utf-8')
-
-def site(katex=None):
+def site():
     "Build _docs/"
     cfg = get_config()
     # pages are renamed below, so nbdev must not take those of an earlier build for fresh ones
     shutil.rmtree(cfg.config_path/'_proc', ignore_errors=True)
     refresh_quarto_yml()
     nbdev.doclinks._build_modidx()
-    nbdev_sidebar.__wrapped__(path=cfg.nbs_path)
     proc = proc_nbs(n_workers=0)
     name_pages(proc, f'{cfg.doc_host}{cfg.doc_baseurl}', f'{cfg.git_url}/blob/{cfg.branch}')
     subprocess.run([Path(sys.executable).with_name('smalldocs'), 'render', '--quiet', proc], check=True)
     shutil.rmtree(cfg.doc_path, ignore_errors=True)
     shutil.move(proc/cfg.doc_path.name, cfg.doc_path)
     shutil.rmtree(proc)
-    if katex: use_local_katex(cfg.doc_path, Path(katex))
+    finish(cfg.doc_path)
     print(f'{len(list(cfg.doc_path.rglob("*.html")))} pages in {cfg.doc_path.name}/; start at {cfg.doc_path.name}/index.html')
 
 def main():
     "Command line"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--readme', action='store_true', help='write README.md only')
-    parser.add_argument('--katex', metavar='FOLDER', help='the dist folder of npm\'s katex, for a site that works offline')
+    parser.add_argument('--readme', action='store_true', help='write README.md and CONTRIBUTING.md only')
     args = parser.parse_args()
-    Path('README.md').write_text(readme('nbs/index.ipynb'), encoding='utf-8')
-    if not args.readme: site(args.katex)
+    write_readmes()
+    if not args.readme: site()
 
 if __name__ == '__main__': main()
