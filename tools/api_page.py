@@ -28,7 +28,7 @@ def _first_sentence(text): return re.split(r'(?<=[^.][.:])\s+(?=[A-Z`])', text, 
 def _value(node, lines):
     "The value and, where there is one, the comment behind it"
     text, last = ast.unparse(node.value), lines[node.end_lineno - 1][node.end_col_offset:]
-    return f'`{text}`' if len(text) < 60 else '', last.partition('#')[2].strip()
+    return f'`{text if len(text) < 70 else text[:60] + " …"}`', last.partition('#')[2].strip()
 
 def _members(node):
     "Methods and properties that a class body defines"
@@ -89,7 +89,7 @@ def page():
         home = next((n.place for n in mine if n.kind != 'value'), f'{path.stem}.html').partition('#')[0]
         parts += [f'## [{path.stem}]({home}) {{#{path.stem}}}', '', f'{about}.', '', '::: {.api}', '', '| name | what it is |', '|---|---|']
         for n in mine:
-            label = f'[`{n.name}`]({n.place})' if n.kind != 'value' else f'[[`{n.name}`]({n.source})]{{#{n.module}.{n.name}}}'
+            label = f'[`{n.name}`]({n.place})' if n.kind != 'value' else f'<a id="{n.module}.{n.name}"></a>[`{n.name}`]({n.source})'
             parts.append(f'| {label} | {n.summary.replace("|", chr(92) + "|")} |')
         parts += ['', ':::', '']
     return '\n'.join(parts)

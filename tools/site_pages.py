@@ -13,6 +13,18 @@ MEANT = {'align': 'stages'}
 # functions whose names are also columns, arguments or values: without brackets they are linked only where the page has the function
 WORDS = {'activities', 'device', 'identity', 'people', 'sequence', 'train'}
 
+CODE = re.compile(r'(<code class="sourceCode[^>]*>)(.*?)(</code>)', re.S)
+
+def code_lines(m):
+    "Each line of code in a span that knows its indent, so that a long line can go on below itself"
+    lines, kept = m[2].split('\n'), ''     # `kept` is a span that the line before left open, as a docstring of several lines does
+    for i, line in enumerate(lines):
+        indent = len(line) - len(line.lstrip(' '))
+        line, tags = kept + line, re.findall(r'<span class="\w+">|</span>', kept + line)
+        kept = tags[-1] if tags and tags[-1] != '</span>' else ''
+        lines[i] = f'<span class="line" style="--indent:{indent}ch">{line}{"</span>" if kept else ""}</span>'
+    return m[1] + '\n'.join(lines) + m[3]
+
 class Names:
     "Finds which public name a piece of code in prose speaks of"
     def __init__(self):
@@ -116,7 +128,7 @@ def finish(folder):
         page = file.relative_to(folder).as_posix()
         text = file.read_text(encoding='utf-8')
         if 'id="quarto-document-content"' not in text: continue
-        soup = BeautifulSoup(KATEX_CDN.sub('../'*page.count('/') + 'katex/', text), 'html.parser')
+        soup = BeautifulSoup(CODE.sub(code_lines, KATEX_CDN.sub('../'*page.count('/') + 'katex/', text)), 'html.parser')
         for n in add_members(soup, names, page):
             search.append(dict(objectID=n.place, href=n.place, title=soup.h1.get_text(), section=n.name, text=n.summary))
         link_names(soup, names, page, text)
