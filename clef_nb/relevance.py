@@ -204,6 +204,9 @@ def _overlay(image, heat):
 
 def _tint(strength): return [1 - abs(strength)*(1 - c) for c in (_FOR if strength > 0 else _AGAINST)]
 
+def _ink(strength): return 'w' if strength < -.9 else 'k'    # what is read better on that tint
+
+# %% ../nbs/12b_relevance.ipynb #plot-figure
 def plot_relevance(
     images:np.ndarray,  # uint8 [N, H, W, 3]
     maps:np.ndarray,    # [N, H, W] in 0..1, one a picture, of `image_relevance`
@@ -235,7 +238,7 @@ def plot_relevance(
         if not np.max(heat): ax.text(.5, .04, 'empty', transform=ax.transAxes, ha='center', fontsize='small', color='w')
         fig.text(left/9.5, 1 - (top + .06)/total, name, va='top', weight='bold')
         for (x, y, width), word, s in zip(flow, w, strength):
-            fig.text(x/9.5, 1 - (top + .48 + y*line)/total, word, va='baseline', bbox=dict(fc=_tint(s), ec='none', pad=1.5))
+            fig.text(x/9.5, 1 - (top + .48 + y*line)/total, word, va='baseline', color=_ink(s), bbox=dict(fc=_tint(s), ec='none', pad=1.5))
         top += height
     bar = axes(.1, top + .1, 2.67, .12)
     bar.imshow(_overlay(np.full((1, 128, 3), 128), np.linspace(0, 1, 128)[None]), aspect='auto', extent=(0, 1, 0, 1))
@@ -265,8 +268,8 @@ def relevance_html(
 ) -> str:               # a <div> with a table, one row a picture; needs no other file
     "`plot_relevance` as HTML, with pictures inside, escaped texts, descriptions of the pictures, and each word's number as its tooltip. Raises as `plot_relevance` does."
     def mark(word, r, s):
-        colour = ','.join(str(round(255*c)) for c in (_FOR if s > 0 else _AGAINST))
-        return f'<mark title="{r:+.3f}" style="background:rgba({colour},{abs(s):.2f});color:#000;padding:0 .15em">{html.escape(word)}</mark>'
+        colour = ','.join(str(round(255*c)) for c in (_FOR if s > 0 else _AGAINST)); ink = '#fff' if _ink(s) == 'w' else '#000'
+        return f'<mark title="{r:+.3f}" style="background:rgba({colour},{abs(s):.2f});color:{ink};padding:0 .15em">{html.escape(word)}</mark>'
     rows = []
     for image, heat, (w, r), strength, name in zip(images, maps, words, _rows(images, maps, words, titles), titles):
         name = html.escape(str(name))
