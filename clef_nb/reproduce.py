@@ -129,6 +129,7 @@ _STYLE = '''body{font:16px/1.55 system-ui,sans-serif;max-width:62rem;margin:2rem
 img{max-width:100%;height:auto}table{border-collapse:collapse;font-size:.9rem;display:block;overflow-x:auto}td,th{padding:.3rem .7rem;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}
 td:first-child,th:first-child{text-align:left}small{color:#666}.note{background:#fff6e0;padding:.6rem 1rem;border-left:4px solid #e69f00}figcaption{color:#555;font-size:.9rem}figure{margin:1rem 0}'''
 
+# %% ../nbs/14_reproduce.ipynb #write-report
 def write_report(path:str|Path, # HTML file to write
                  rows:dict, # name of a row -> what `run_row` returned
                  images:np.ndarray, # uint8, one for each row of the table
