@@ -211,6 +211,7 @@ def labels_cell(
              'stage2_within': within_activity(scores, au, activity), 'stage2_f1': au_scores(scores, au).loc['mean', 'f1']}
     return pd.DataFrame({'measure': list(found), 'value': list(found.values()), 'chance': [.5]*4 + [np.nan]})
 
+# %% ../nbs/14b_studies.ipynb #people-cells
 def counterfactual_cell(
     pairs:str,               # as in `pairing_cell`
     assignment:int,          # fold assignment of the tower, and seed of the new people
@@ -252,6 +253,7 @@ def erasure_cell(
             out.append(_rows(report).assign(erased=name))
     return pd.concat(out).groupby(['erased', 'measure'], sort=False)[['value', 'chance']].mean().reset_index()
 
+# %% ../nbs/14b_studies.ipynb #crowd-cell
 def crowd_cell(
     n_people:int,              # training people
     tied:bool,                 # people differ in what they show, as in life; False: identity says nothing about AUs
@@ -284,6 +286,7 @@ def grid(
     "All combinations."
     return [dict(zip(values, x)) for x in itertools.product(*values.values())]
 
+# %% ../nbs/14b_studies.ipynb #fill-cells
 def _one_thread(): torch.set_num_threads(1)
 
 def _write(table, file):
