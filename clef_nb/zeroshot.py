@@ -82,6 +82,7 @@ def from_aus_cell(
     align(model, images, table, seed=seed, progress=False, **recipe['align'])
     return pd.concat(out + look(model, 'action units'), ignore_index=True)
 
+# %% ../nbs/14e_zeroshot.ipynb #others-cell
 def to_others_cell(
     row:str,                 # as in `from_aus_cell`
     unseen:str,              # expressions that stage 2 does not see, joined by blanks
