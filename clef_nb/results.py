@@ -101,8 +101,8 @@ def plot_published(
         ax.plot(row, y + step * (i + 1 - (n - 1) / 2), ls='', marker='os^vPX'[i], color=_COLOURS[i], ms=6 if i < 4 else 7.5, mew=0, label=f"{name}, mean {row['mean']:.1f}")
     for k, l in enumerate(labels):
         _mark(ax, ours.loc[l], k - step * (n - 1) / 2, twin, label=f"ours, mean {_text(ours.loc['mean']) or 'not measured'}" if k == 0 else None)
-        ax.text(1.01, k, _text(ours.loc[l]), transform=ax.get_yaxis_transform(), va='center', fontsize='small')
-    ax.text(1.01, -.55, 'ours', transform=ax.get_yaxis_transform(), va='bottom', fontsize='small')
+        ax.text(1.01, k, _text(ours.loc[l]), transform=ax.get_yaxis_transform(), va='center')
+    ax.text(1.01, -.55, 'ours', transform=ax.get_yaxis_transform(), va='bottom')
     ax.axhline(len(labels) - 1.5, color='.5', lw=.8)
     said = (f'ours: {ran_on}; published: the real faces. Not comparable.' if twin else f'ours: {ran_on}; published: as printed') + (f' ({other})' if other else '')
     ax.set_title(textwrap.fill(said, 105), loc='left', fontsize='medium', color=_WARNING if twin or other else '.3')
@@ -177,12 +177,12 @@ def plot_ablation(
         for k in np.flatnonzero(published['init'].to_numpy()[1:] != published['init'].to_numpy()[:-1]): ax.axhline(k + .5, color='.5', lw=.8)
     for k, n in enumerate(rows):
         _mark(left, ours.loc[n], k, twin)
-        if pd.notna(v := ours.loc[n, 'value']): left.annotate(f'{v:.1f}', (np.nanmax(ours.loc[n]), k), (7, 0), textcoords='offset points', va='center', fontsize='small')
-        right.annotate(f'{theirs[k]:.1f}' if metric == 'bp4d_f1' else f'{theirs[k]:.2f}', (theirs[k], k), (7, 0), textcoords='offset points', va='center', fontsize='small')
+        if pd.notna(v := ours.loc[n, 'value']): left.annotate(f'{v:.1f}', (np.nanmax(ours.loc[n]), k), (7, 0), textcoords='offset points', va='center')
+        right.annotate(f'{theirs[k]:.1f}' if metric == 'bp4d_f1' else f'{theirs[k]:.2f}', (theirs[k], k), (7, 0), textcoords='offset points', va='center')
     right.plot(theirs, y, 'o', color=_COLOURS[0], ms=6)
     data = dict(bp4d_f1='BP4D', rafdb_accuracy='RAF-DB')[metric]
     bar = ', bar: 95 % interval' if ours['low'].notna().any() else ''
     for ax, said, x, colour in ((left, f'ours: {ran_on}' + ', not comparable' * twin, bar, _WARNING if twin else '.3'), (right, f'published: real {data}', '', '.3')):
-        ax.margins(x=.14); ax.set_title(textwrap.fill(said, 58), loc='left', fontsize='medium', color=colour)
+        ax.margins(x=.18); ax.set_title(textwrap.fill(said, 58), loc='left', fontsize='medium', color=colour)
         ax.set_xlabel(f'{_ABLATED[metric]} in percent{x}')
     return fig
