@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TWINS', 'PAPER', 'TINY', 'ablation_rows', 'choose_rows', 'Source', 'open_source', 'paper_recipe', 'begin',
-           'left_out_scores', 'open_lab', 'row_towers', 'ablation_cell', 'form_cell', 'pace_cell', 'over_people',
-           'ablate', 'confusion_of', 'orderings', 'ablation_text', 'reproduce_parser']
+           'left_out_scores', 'open_lab', 'row_towers', 'ablation_cell', 'stage2_cell', 'over_people', 'ablate',
+           'confusion_of', 'orderings', 'ablation_text', 'reproduce_parser']
 
 # %% ../nbs/14c_ablation.ipynb #imports
 import argparse, hashlib, json, os
@@ -144,6 +144,7 @@ def left_out_scores(
     if np.ndim(target) == 1: rows.append(('accuracy', 'mean', (w @ hits).sum(1)/(w @ there).sum(1)))
     return pd.concat([pd.DataFrame({'measure': m, 'label': l, 'left_out': ['', *map(str, names)], 'value': np.round(x, 5)}) for m, l, x in rows], ignore_index=True)
 
+# %% ../nbs/14c_ablation.ipynb #towers
 def open_lab(
     source:Source,            # data set that is recognised, and has no activities
     lab:str='bp4d',           # data set of stage 1
@@ -185,6 +186,7 @@ def row_towers(
     told = json.dumps([recipe['model'], recipe['clip'], recipe['size'], recipe['pretrain'], _hash(table), bool(r['pa']), bool(r['pi']), seed])
     return kept(Path(folder)/'runs/ablation/towers'/hashlib.sha256(told.encode()).hexdigest()[:16], make)
 
+# %% ../nbs/14c_ablation.ipynb #ablation-cell
 def ablation_cell(
     row:str,                     # name of a row
     fold:int,                    # of the official ones, from 1
@@ -215,28 +217,16 @@ def ablation_cell(
     return pd.concat([left_out_scores(prob, true, np.random.default_rng(0).permutation(len(test)) % 20, recogniser.labels),
                       pd.DataFrame({'measure': 'count', 'label': [f'{a} as {b}' for a, b in counts.index], 'left_out': '', 'value': counts.to_numpy(float)})], ignore_index=True)
 
-def form_cell(
-    au_form:str,                 # one of `stages.AU_FORMS`
+def stage2_cell(
     fold:int,                    # as in `ablation_cell`, with the rest
     seed:int,
     row:str='CLEF PA PI I N D',
     recipe:dict=TINY,
     folder:str|Path='.',
+    **align,                     # arguments for `align` in the place of the recipe's, such as au_form, steps or lr
 ) -> pd.DataFrame:               # as `left_out_scores`
-    "A row on BP4D in which images meet AUs in another form."
-    return ablation_cell(row, fold, seed, recipe=recipe | dict(align=recipe['align'] | dict(au_form=au_form)), folder=folder)
-
-def pace_cell(
-    row:str,                     # as in `ablation_cell`, with the rest
-    steps:int,                   # of stage 2
-    lr:float,                    # of stage 2
-    fold:int,
-    seed:int,
-    recipe:dict=TINY,
-    folder:str|Path='.',
-) -> pd.DataFrame:               # as `left_out_scores`
-    "A row on BP4D with a longer or slower stage 2."
-    return ablation_cell(row, fold, seed, recipe=recipe | dict(align=recipe['align'] | dict(steps=steps, lr=lr)), folder=folder)
+    "A row on BP4D with another stage 2."
+    return ablation_cell(row, fold, seed, recipe=recipe | dict(align=recipe['align'] | align), folder=folder)
 
 # %% ../nbs/14c_ablation.ipynb #interval
 def over_people(
@@ -285,6 +275,7 @@ def ablate(
     places = dict(root=root and str(root), lab_root=lab_root and str(lab_root), farl=farl and str(farl))
     return fill(file, ablation_cell, grid(row=rows, fold=list(folds), seed=list(seeds)), settings, folder, processes, progress, places)
 
+# %% ../nbs/14c_ablation.ipynb #readings
 def confusion_of(
     cells:pd.DataFrame, # of `ablate` on expressions, rows that are to be added up
 ) -> pd.DataFrame:      # counts; index true, columns predicted
@@ -307,6 +298,7 @@ def orderings(
     found = pd.DataFrame(out, columns=['better', 'worse', 'published', 'value', 'low', 'high'])
     return found.assign(verdict=np.select([found['low'] > 0, found['high'] < 0], ['holds', 'reversed'], 'open'))
 
+# %% ../nbs/14c_ablation.ipynb #ablation-text
 def ablation_text(
     cells:pd.DataFrame, # of `ablate`
     said:str='',        # what it ran on, printed above
