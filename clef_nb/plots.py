@@ -22,6 +22,7 @@ from .metrics import _array
 _COLOURS = [c for i, c in enumerate(sns.color_palette('colorblind')) if i != 7] + [(.1, .1, .1)]
 _GREY = (.8, .8, .8)
 _MARKERS = 'osD^vPX'
+_WIDE = 7.2                                            # inches: no page of ours shrinks such a figure, so its text of 8 points stays readable
 
 def _figure(*args, title='', **kw):
     "Figure and axes, closed in pyplot so that a notebook shows the returned figure once"
@@ -29,6 +30,13 @@ def _figure(*args, title='', **kw):
     if title: fig.suptitle(title)
     plt.close(fig)
     return fig, ax
+
+def _legend(fig, *args, **kw):
+    "A legend below the axes, in four columns or as many as the figure has room for"
+    for n in (4, 3, 2, 1):
+        legend = fig.legend(*args, loc='outside lower center', ncols=n, frameon=False, **kw)
+        if n == 1 or legend.get_window_extent().width < fig.bbox.width: return legend
+        legend.remove()
 
 def _number(x, digits=2): return f'{round(x, digits) + 0.:.{digits}f}'.replace('-', '\N{MINUS SIGN}')   # no minus zero
 def _lines(name): return textwrap.fill(str(name), 24)                                                    # a long name in several lines
@@ -107,8 +115,10 @@ def plot_umap(
         legend = [({0: 'absent', 1: 'present'}[n] if numeric else str(n), _COLOURS[i], 'o' if i < 5 else '^') for i, n in enumerate(names[:most])]
         if len(names) > most: legend.append((f'{len(names) - most} others', _GREY, 'o'))
         if missing.any(): legend.append(('no label', _GREY, 'o'))
-        ax.legend(handles=[plt.Line2D([], [], ls='', marker=m, ms=5, color=c, label=n) for n, c, m in legend], loc='upper center',
-                  bbox_to_anchor=(.5, 0), ncols=4, frameon=False, fontsize='small', handletextpad=.1, columnspacing=.8)
+        handles = [plt.Line2D([], [], ls='', marker=m, ms=5, color=c, label=n) for n, c, m in legend]
+        for columns in (4, 3, 2, 1):                                  # as many as the map is wide, which the layout will make a little wider
+            box = ax.legend(handles=handles, loc='upper center', bbox_to_anchor=(.5, 0), ncols=columns, frameon=False, fontsize=8, handletextpad=.1, columnspacing=.8)
+            if box.get_window_extent().width < 1.35 * ax.bbox.width: break
     ax.set(title=title or str(colour.name or ''), xticks=[], yticks=[])
     ax.spines[:].set_color('.85')
     return ax.figure
@@ -132,7 +142,7 @@ def umap_panels(
     "One UMAP map coloured by subject, by activity and by an AU. Raises ValueError when lengths differ."
     columns = _columns(z, subject, activity, au)
     xy, rows = umap_2d(z, seed=seed)
-    fig, axes = _figure(1, 3, figsize=(9.5, 3.9), title=title)
+    fig, axes = _figure(1, 3, figsize=(_WIDE, 3.4), title=title)
     for ax, (name, c) in zip(axes, columns.items()): plot_umap(xy, pd.Series(c).iloc[rows].rename(name), ax=ax)
     return fig
 
@@ -153,11 +163,11 @@ def before_after(
     if len(names) != 2: raise ValueError(f'names must be two, one for each embedding, not {len(names)}')
     if len(before) != len(after): raise ValueError(f'before has {len(before)} frames and after has {len(after)}; give the same frames in the same order')
     columns = _columns(before, subject, activity, au)
-    fig, axes = _figure(2, 3, figsize=(9.5, 7), title=title)
+    fig, axes = _figure(2, 3, figsize=(_WIDE, 5.8), title=title)
     for line, z, name in zip(axes, (before, after), names):
         xy, rows = {'umap': umap_2d, 'tsne': tsne_2d}[method](z, seed=seed)
         for ax, (column, c) in zip(line, columns.items()): plot_umap(xy, pd.Series(c).iloc[rows].rename(column), ax=ax)
-        line[0].set_ylabel(_lines(name), fontsize='large')
+        line[0].set_ylabel(_lines(name), fontsize='medium')
     for ax in axes[0]:                                                # the lower row explains the colours of both
         if ax.get_legend(): ax.get_legend().remove()
         for points in ax.collections:
@@ -169,7 +179,7 @@ def before_after(
 _MEASURES = {'id_accuracy': 'ID accuracy', 'selectivity': 'selectivity', 'v_information': 'V-information', 'v_information_given_activity': 'V-information given activity', 'knn_id': 'kNN-ID@5',
              'variance_subject': 'variance: subject', 'variance_activity': 'variance: activity', 'variance_interaction': 'variance: interaction', 'variance_rest': 'variance: rest',
              'id_preference': 'ID preference', 'au_auroc': 'AU AUROC', 'amnesic_difference': 'amnesic difference', 'split_gap': 'split gap'}
-_UNITS = {'v_information': 'bits; ', 'v_information_given_activity': 'bits; ', 'au_auroc': 'high is good; ', 'amnesic_difference': 'AUROC lost; ', 'split_gap': 'AUROC too high; '}  # these have an axis of their own
+_UNITS = {'v_information': 'bits\n', 'v_information_given_activity': 'bits\n', 'au_auroc': 'high is good\n', 'amnesic_difference': 'AUROC lost\n', 'split_gap': 'AUROC too high\n'}  # these have an axis of their own
 
 def _row(report, measure):
     "What a report says of a measure; None where it says nothing"
@@ -191,7 +201,7 @@ def plot_leakage(
     if not measures: raise ValueError('no measure to draw; name one or more')
     rows = math.ceil(len(measures) / 3); columns = math.ceil(len(measures) / rows)
     names = [_lines(n) for n in reports]; tall = sum(.1 + .23 * (1 + n.count('\n')) for n in names)
-    fig, axes = _figure(rows, columns, figsize=(9.5, .3 + rows * (1 + tall)), sharey=True, squeeze=False, title=title)
+    fig, axes = _figure(rows, columns, figsize=(_WIDE, .3 + rows * (1.2 + tall)), sharey=True, squeeze=False, title=title)
     for ax in axes.flat[len(measures):]: ax.axis('off')
     for ax, m in zip(axes.flat, measures):
         found = [_row(r, m) for r in reports.values()]
@@ -201,19 +211,19 @@ def plot_leakage(
         if ends[1] - ends[0] < .02: ends = [ends[0] - .01, ends[1] + .01]
         unit = ends[1] - ends[0]
         for i, v in enumerate(found):
-            if v is None: ax.text(.5, i, 'not measured', transform=ax.get_yaxis_transform(), va='center', ha='center', color='.6', fontsize='small'); continue
+            if v is None: ax.text(.5, i, 'not measured', transform=ax.get_yaxis_transform(), va='center', ha='center', color='.4', fontsize=8); continue
             low, high = np.nanmin([v.low, v.value]), np.nanmax([v.high, v.value])
             ax.vlines(v.chance, i - .5, i + .5, color='.4', ls='--', lw=1)
             ax.hlines(i, v.low, v.high, color=_COLOURS[0], lw=2.5)
             ax.plot(v.value, i, 'o', color=_COLOURS[0], ms=5)
-            text = dict(s=_number(v.value, 2 if unit > .2 else 3), fontsize='small', bbox=dict(fc='w', ec='none', pad=.4))
+            text = dict(s=_number(v.value, 2 if unit > .2 else 3), fontsize=8, bbox=dict(fc='w', ec='none', pad=.4))
             if high < ends[1] - .15 * unit: ax.text(high + .03 * unit, i, va='center', ha='left', **text)
             elif low > ends[0] + .15 * unit: ax.text(low - .03 * unit, i, va='center', ha='right', **text)
             else: ax.text(v.value, i - .17, va='bottom', ha='center', **text | dict(bbox=None))
         chance = [_number(c) for c in np.unique(seen[:, 3].round(2)) if np.isfinite(c)]
-        ax.set(xlim=(ends[0] - .03 * unit, ends[1] + .03 * unit), title=_MEASURES.get(m, m), yticks=range(len(reports)), yticklabels=names,
-               xlabel='0 by activity, 1 by identity' if m == 'id_preference' else f'{_UNITS.get(m, "")}dashed: chance {" to ".join(chance[::max(1, len(chance) - 1)])}' if chance else '')
-        if m in _UNITS: ax.locator_params(axis='x', nbins=5)
+        ax.set(xlim=(ends[0] - .03 * unit, ends[1] + .03 * unit), title=textwrap.fill(_MEASURES.get(m, m), 18), yticks=range(len(reports)), yticklabels=names,
+               xlabel='0 by activity\n1 by identity' if m == 'id_preference' else f'{_UNITS.get(m, "")}dashed: chance {" to ".join(chance[::max(1, len(chance) - 1)])}' if chance else '')
+        if m in _UNITS: ax.locator_params(axis='x', nbins=4)
         sns.despine(ax=ax, left=True); ax.tick_params(axis='y', length=0)
     axes[0, 0].set_ylim(len(reports) - .5, -.5)
     return fig
@@ -232,7 +242,7 @@ def plot_variance(
     if not reports: raise ValueError('no reports to draw: give a dict of name -> leakage_report(...)')
     colours = {'subject': _COLOURS[1], 'activity': _COLOURS[0], 'interaction': _COLOURS[2], 'rest': _GREY}
     names = [_lines(n) for n in reports]
-    fig, ax = _figure(figsize=(9.5, 1.2 + sum(max(.55, .2 * (1 + n.count('\n'))) for n in names)), title=title)
+    fig, ax = _figure(figsize=(_WIDE, 1.2 + sum(max(.55, .2 * (1 + n.count('\n'))) for n in names)), title=title)
     for i, (name, r) in enumerate(reports.items()):
         begin = [0., 0.]                                              # where the next share begins: of those above zero, and of those below
         for j, (part, colour) in enumerate(colours.items()):
@@ -240,7 +250,7 @@ def plot_variance(
             if v is None: raise ValueError(f"the report of {name!r} has no variance_{part}; make it with leakage_report(..., measures=['variance'])")
             at = begin[below := int(v.value < 0)]; begin[below] += v.value
             ax.barh(i, v.value, left=at, height=.5, color=colour, label=part if i == 0 else None)
-            if abs(v.value) > .03: ax.text(at + v.value / 2, i, _number(v.value), va='center', ha='center', fontsize='small', color='w' if part == 'activity' else 'k')
+            if abs(v.value) > .045: ax.text(at + v.value / 2, i, _number(v.value), va='center', ha='center', fontsize=8, color='w' if part == 'activity' else 'k')
             if part != 'rest':
                 ax.hlines(i + .32 + .07 * j, at + v.low, at + v.high, color=colour, lw=2)
                 ax.plot(at + v.value, i + .32 + .07 * j, 'o', color=colour, ms=3)
@@ -248,7 +258,7 @@ def plot_variance(
     ax.margins(x=.01)
     ax.set(xlabel='share of the variance', yticks=range(len(reports)), yticklabels=names, ylim=(len(reports) - .4, -.4))
     sns.despine(ax=ax, left=True); ax.tick_params(axis='y', length=0)
-    fig.legend(loc='outside lower center', ncols=4, frameon=False)
+    _legend(fig)
     return fig
 
 # %% ../nbs/12_plots.ipynb #plot-selectivity
@@ -263,7 +273,7 @@ def plot_selectivity(
     """
     if not reports: raise ValueError('no reports to draw: give a dict of name -> leakage_report(...)')
     names = [_lines(n) for n in reports]
-    fig, ax = _figure(figsize=(9.5, 1.2 + sum(max(.6, .2 * (1 + n.count('\n'))) for n in names)), title=title)
+    fig, ax = _figure(figsize=(_WIDE, 1.2 + sum(max(.6, .2 * (1 + n.count('\n'))) for n in names)), title=title)
     for i, (name, r) in enumerate(reports.items()):
         new, parts = _row(r, 'id_accuracy'), r.attrs.get('selectivity')
         if new is None: raise ValueError(f'the report of {name!r} has no id_accuracy')
@@ -275,12 +285,12 @@ def plot_selectivity(
             ax.plot(value, y, ls='', marker=marker, color=colour, mec=edge, ms=6, label=label if i == 0 else None)
             low, high = np.nanmin([low, value]), np.nanmax([high, value])
             right = high < .93
-            ax.text(high + .012 if right else low - .012, y, _number(value), va='center', ha='left' if right else 'right', fontsize='small')
+            ax.text(high + .012 if right else low - .012, y, _number(value), va='center', ha='left' if right else 'right', fontsize=8)
         ax.vlines(new.chance, i - .42, i + .42, color='.4', ls='--', lw=1, label='chance' if i == 0 else None, zorder=0)
     ax.set(xlim=(-.02, 1.02), ylim=(len(reports) - .5, -.5), yticks=range(len(reports)), yticklabels=names, xlabel='ID accuracy')
     ax.grid(axis='x', color='.93'); ax.set_axisbelow(True)
     sns.despine(ax=ax, left=True); ax.tick_params(axis='y', length=0)
-    fig.legend(loc='outside lower center', ncols=4, frameon=False)
+    _legend(fig)
     return fig
 
 # %% ../nbs/12_plots.ipynb #plot-pareto
@@ -338,7 +348,7 @@ def plot_pareto(
     if (bad := ~np.isfinite(x + y)).any(): raise ValueError(f'{table.index[bad.argmax()]!r} has no x or no y; measure both or leave it out')
     beaten = ((x <= x[:, None]) & (y >= y[:, None]) & ((x < x[:, None]) | (y > y[:, None]))).any(1)
     colours = [_COLOURS[(0, 1, 2, 3, 4, 5, 9, 8, 6, 7)[i % 10]] for i in range(len(table))]     # the pale ones last
-    fig, ax = _figure(figsize=(9.5, 5), title=title)
+    fig, ax = _figure(figsize=(_WIDE, 4.9), title=title)
     for i, c in enumerate(colours):
         ax.hlines(y[i], x_low[i], x_high[i], color=c, lw=1.2, alpha=.6); ax.vlines(x[i], y_low[i], y_high[i], color=c, lw=1.2, alpha=.6)
         ax.plot(x[i], y[i], _MARKERS[i % len(_MARKERS)], color='w' if beaten[i] else c, mec=c, ms=7, mew=1.5, zorder=3)
@@ -349,8 +359,7 @@ def plot_pareto(
     ax.set(xlim=(left, right), ylim=(bottom, top), xlabel=f'\N{LEFTWARDS ARROW} better    {xlabel}', ylabel=f'{ylabel}    better \N{RIGHTWARDS ARROW}')
     sns.despine(ax=ax)
     def key(label, **kw): return plt.Line2D([], [], label=label, **{'color': '.4', 'mec': '.4', 'ls': '', 'ms': 7, 'mew': 1.5} | kw)
-    fig.legend(handles=[key('on the frontier', marker='o'), key('beaten by another', marker='o', color='w'), key('95 % interval', ls='-', lw=1.2), Patch(color='.95', label='worse than the frontier')],
-               loc='outside lower center', ncols=4, frameon=False)
+    _legend(fig, handles=[key('on the frontier', marker='o'), key('beaten by another', marker='o', color='w'), key('95 % interval', ls='-', lw=1.2), Patch(color='.95', label='worse than the frontier')])
     fig.draw_without_rendering(); fig.set_layout_engine('none')       # names are placed for this layout
     corners = (np.stack([x_low, y, x_high, y], 1), np.stack([x, y_low, x, y_high], 1), np.stack([step[0][:-1], step[1][:-1], step[0][1:], step[1][1:]], 1))
     lines = np.concatenate([c[np.isfinite(c).all(1)] for c in corners]).reshape(-1, 2)
@@ -366,7 +375,7 @@ def plot_au_table(
     "F1 and AUROC per AU of several recognisers, with intervals where the scores have them. Raises ValueError when there are no scores or more recognisers than colours."
     if not 1 <= len(scores) <= len(_COLOURS): raise ValueError(f'{len(scores)} recognisers; give a dict of one to {len(_COLOURS)}, name -> au_scores(...)')
     labels = list(dict.fromkeys(l for t in scores.values() for l in t.index if l != 'mean')) + ['mean']
-    fig, axes = _figure(1, 2, figsize=(9, 1.3 + (.2 + .1 * len(scores)) * len(labels)), sharey=True, title=title)
+    fig, axes = _figure(1, 2, figsize=(_WIDE, 1.3 + (.2 + .1 * len(scores)) * len(labels)), sharey=True, title=title)
     y = np.arange(len(labels))
     for ax, m in zip(axes, ('f1', 'auroc')):
         rate = pd.concat([t['base_rate'] for t in scores.values()], axis=1).mean(axis=1).reindex(labels).to_numpy()[:-1]
@@ -376,12 +385,12 @@ def plot_au_table(
             t, at = t.reindex(labels), y + .22 * (i - (len(scores) - 1) / 2) * (2 / max(2, len(scores)))
             if f'{m}_low' in t: ax.hlines(at, t[f'{m}_low'], t[f'{m}_high'], color=_COLOURS[i], lw=1.5, alpha=.6)
             ax.plot(t[m], at, ls='', marker=_MARKERS[i % len(_MARKERS)], color=_COLOURS[i], ms=5, label=name)
-            for l in np.flatnonzero(t[m].isna()): ax.text(.01, at[l], f'{name}: not scored', color=_COLOURS[i], va='center', fontsize='x-small')
+            for l in np.flatnonzero(t[m].isna()): ax.text(.01, at[l], f'{name}: not scored', color=_COLOURS[i], va='center', fontsize=8)
         ax.axhline(len(labels) - 1.5, color='.6', lw=.8)
         ax.set(title={'f1': 'F1', 'auroc': 'AUROC'}[m], xlim=(0, 1), yticks=y, yticklabels=labels)
         ax.grid(axis='x', color='.92'); ax.set_axisbelow(True); sns.despine(ax=ax, left=True); ax.tick_params(axis='y', length=0)
     axes[0].set_ylim(len(labels) - .5, -.5)
-    fig.legend(*axes[0].get_legend_handles_labels(), loc='outside lower center', ncols=4, frameon=False)
+    _legend(fig, *axes[0].get_legend_handles_labels())
     return fig
 
 # %% ../nbs/12_plots.ipynb #plot-log
@@ -416,8 +425,8 @@ def face_sheet(
     if n == 0 or np.ndim(images) != 4 or np.shape(images)[-1] != 3: raise ValueError(f'images must be [N, H, W, 3] with one picture or more, but their shape is {np.shape(images)}')
     if titles is not None and len(titles) != n: raise ValueError(f'{len(titles)} titles for {n} pictures')
     if columns < 1: raise ValueError(f'columns must be 1 or more, not {columns}')
-    columns = min(columns, n); rows = math.ceil(n / columns)
-    fig, axes = _figure(rows, columns, figsize=(1.15 * columns, (1.15 if titles is None else 1.38) * rows), squeeze=False)
+    columns = min(columns, n); rows = math.ceil(n / columns); side = min(1.15, _WIDE / columns)
+    fig, axes = _figure(rows, columns, figsize=(side * columns, (side + (0 if titles is None else .23)) * rows), squeeze=False)
     for ax in axes.flat: ax.axis('off')
     for i, ax in zip(range(n), axes.flat):
         ax.imshow(images[i])

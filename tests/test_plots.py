@@ -49,7 +49,7 @@ def words(fig):
 @pytest.mark.parametrize('width', [0, .03])
 def test_full_report_keeps_its_texts_apart(n, width):
     fig = plot_leakage(reports(n, width=width), 'A title')
-    assert [ax.get_title() for ax in fig.axes if ax.axison] == [_MEASURES[m] for m in report()['measure'] if m not in SHARES]
+    assert [ax.get_title().replace('\n', ' ') for ax in fig.axes if ax.axison] == [_MEASURES[m] for m in report()['measure'] if m not in SHARES]
     assert_apart(fig)
 
 def test_the_three_measures_of_the_demo_are_one_row_from_zero_to_one():
@@ -57,13 +57,13 @@ def test_the_three_measures_of_the_demo_are_one_row_from_zero_to_one():
     fig = plot_leakage(three)
     assert [ax.get_title() for ax in fig.axes] == ['ID accuracy', 'kNN-ID@5', 'ID preference'] and len({ax.get_position().y0 for ax in fig.axes}) == 1
     assert all(ax.get_xlim() == pytest.approx((-.03, 1.03)) for ax in fig.axes)
-    assert fig.get_size_inches().tolist() == pytest.approx([9.5, 1.3 + .33 * 3])
+    assert fig.get_size_inches().tolist() == pytest.approx([7.2, 1.5 + .33 * 3])
 
 @pytest.mark.parametrize('n', [1, 2, 4, 5, 7, 13])
 def test_any_number_of_measures_finds_a_panel(n):
     measures = report()['measure'].tolist()[:n]
     fig = plot_leakage(reports(2), measures=measures)
-    assert [ax.get_title() for ax in fig.axes if ax.axison] == [_MEASURES[m] for m in measures]
+    assert [ax.get_title().replace('\n', ' ') for ax in fig.axes if ax.axison] == [_MEASURES[m] for m in measures]
     assert_apart(fig)
 
 def test_every_value_interval_and_chance_is_drawn_where_it_is():
@@ -96,7 +96,7 @@ def test_no_minus_zero():
 def test_measures_of_ones_own_and_variance_by_request():
     own = report(); own.loc[len(own)] = ['gaze', .2, .1, .3, 0.]
     assert plot_leakage({'A': own}, measures=['gaze']).axes[0].get_title() == 'gaze'
-    assert [ax.get_title() for ax in plot_leakage({'A': own}, measures=['variance']).axes] == [_MEASURES[m] for m in SHARES]
+    assert [ax.get_title().replace('\n', ' ') for ax in plot_leakage({'A': own}, measures=['variance']).axes] == [_MEASURES[m] for m in SHARES]
     alone = own[own['measure'].isin(SHARES)]
     assert len(plot_leakage({'A': alone}).axes) == 4                      # nothing else to draw
 
