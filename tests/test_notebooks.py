@@ -7,7 +7,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 ALL = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if not any(part.startswith(('.', '_')) for part in p.relative_to(ROOT).parts))
 PAGES = {'index', 'welcome', 'contributing', 'playground'}                      # read, and hardly run
-TIMES = re.compile(r'[Rr]eading (takes|it takes) .+?, running .+? on two CPU cores')
+TIMES = re.compile(r'([Rr]eading takes .+?, running .+?|reads in .+? and runs in .+?) on two (CPU )?cores')
 MACHINE = re.compile(r'(?<![\w.:<])/(work|tmp|root|Users|opt|var|usr|private|mnt|home/(?!me/))\b|site-packages|[A-Z]:\\\\?Users')   # /home/me stands for the reader's own
 BADGE = '[![Open in Colab](../images/colab.svg)](https://colab.research.google.com/github/clef-nb/clef_nb/blob/main/nbs/{}/{}.ipynb)'
 INSTALL = "if 'google.colab' in sys.modules: get_ipython().run_line_magic('pip', 'install -q git+https://github.com/clef-nb/clef_nb')"
