@@ -86,7 +86,8 @@ def link_names(soup, names, page, text):
         if code.find_parent(['pre', 'h1', 'h2', 'h3', 'h4', 'h5', 'dt']) or link and not re.search(r'(^|/)\w+\.html#[\w.]+$', link['href']): continue
         n = names.find(code.get_text(), [Path(link['href'].partition('#')[0]).stem] if link and page == 'api.html' else near)
         if link and link.get_text() == code.get_text():
-            if not n and names.find(code.get_text() + '()', near): link.unwrap()
+            # a word that is no name here, or a private function, which has no place on a page
+            if not n and (names.find(code.get_text() + '()', near) or '#_' in link['href']): link.unwrap()
             elif n: link['href'] = up + n.place
         elif n and not link: code.wrap(soup.new_tag('a', href=up + n.place))
     for a in soup.select('main a[href]'):     # a place on the page itself
