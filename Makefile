@@ -33,10 +33,9 @@ demo: .venv/installed
 test: .venv/browser
 	$(BIN)/python tools/test_all.py
 
-# QUIET: JupyterLab looks for neither news nor a newer version of itself.
-QUIET = --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate
+# The folder of settings keeps JupyterLab from asking for news and from looking for newer versions of itself.
 lab: .venv/installed
-	cd nbs && ../$(BIN)/jupyter lab welcome.ipynb $(QUIET) $(LAB)
+	cd nbs && JUPYTER_CONFIG_PATH="$(CURDIR)/tools/jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" ../$(BIN)/jupyter lab welcome.ipynb $(LAB)
 
 docs: .venv/installed
 	$(BIN)/python tools/build_docs.py
