@@ -67,7 +67,7 @@ def public():
             if isinstance(n, ast.Assign) and getattr(n.targets[0], 'id', '') == '__all__': exported = set(ast.literal_eval(n.value))
             elif isinstance(n, ast.ClassDef): nodes += [(n, n.name), *_members(n)]
             elif isinstance(n, ast.FunctionDef): nodes.append((n, patch_name(n)))
-            elif isinstance(n, ast.Assign): nodes += [(n, t.id) for t in n.targets if isinstance(t, ast.Name)]
+            elif isinstance(n, ast.Assign): nodes += [(n, x.id) for t in n.targets for x in ast.walk(t) if isinstance(x, ast.Name) and isinstance(x.ctx, ast.Store)]
         for node, name in nodes:
             if name.split('.')[0] not in exported or '._' in name: continue
             source = f'{cfg.git_url}/blob/{cfg.branch}/{cfg.lib_path.name}/{path.name}#L{node.lineno}'

@@ -37,7 +37,7 @@ class Names:
             for n in found.values():
                 page, _, anchor = n.place.partition('#')
                 if n.kind == 'value' or not (folder/page).is_file(): continue
-                heading = re.search(rf'<h\d id="([^"]+)"[^>]*>{re.escape(name)}</h\d>', (folder/page).read_text(encoding='utf-8'))
+                heading = re.search(rf'<h\d [^>]*?\bid="([^"]+)"[^>]*>{re.escape(name)}</h\d>', (folder/page).read_text(encoding='utf-8'))
                 n.place = f'{page}#{heading[1] if heading else anchor}'
 
     def find(self, code, nearby=()):
