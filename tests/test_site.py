@@ -251,6 +251,41 @@ def test_dark_and_light_switch_and_stay(browser, site, prefers):
         page.goto(f'{site}studies/pairing.html')
         assert lightness(page) == changed and not page.faults, 'the choice is forgotten on the next page'
 
+def test_playground_answers(page, site, docs, pages):
+    assert 'playground.html' in pages
+    told = json.loads((docs/'playground/similarities.json').read_text(encoding='utf-8'))
+    columns, last = len(told['expressions']), len(told['people']) - 1
+    def expected(model, held, now):
+        a, b = (who*columns + expression for who, expression in (held, now))
+        of = told['models'][model]
+        return (of['similarity'][max(a, b)][min(a, b)] - of['unrelated'])/(1 - of['unrelated'])
+    def bars(): return {b.get_attribute('data-model'): float(b.inner_text().replace('\N{MINUS SIGN}', '-')) for b in page.locator('#playground .bar').all()}
+    def picture(): return page.locator('#playground').evaluate("p => [...p.querySelectorAll('.pg-faces [role=img]')].map(e => e.getAttribute('style') + e.getAttribute('aria-label'))")
+    def assert_shown(held, now):
+        shown = bars()
+        assert set(shown) == set(told['models'])
+        for model, value in shown.items(): assert abs(value - expected(model, held, now)) < .0051, (model, held, now)
+    page.goto(f'{site}playground.html')
+    page.locator('#playground[data-ready="1"]').wait_for()
+    who, what = page.locator('input#identity'), page.locator('input#expression')
+    held = now = int(who.input_value()), int(what.input_value())
+    assert_shown(held, now)
+    for slider, key in (who, 'ArrowRight'), (what, 'ArrowRight'), (who, 'End'), (what, 'Home'):
+        before, values = picture(), bars()
+        slider.focus()
+        page.keyboard.press(key)
+        now = int(who.input_value()), int(what.input_value())
+        assert picture() != before and bars() != values and now != held
+        assert_shown(held, now)
+    assert now == (last, 0)
+    for name, same in ('same expression, other person', 1), ('same person, other expression', 0):
+        page.get_by_role('button', name=name).click()
+        now = int(who.input_value()), int(what.input_value())
+        assert now[same] == held[same] and now[1 - same] != held[1 - same]
+        assert_shown(held, now)
+    page.get_by_role('button', name='hold this face').click()
+    assert set(bars().values()) == {1.} and not page.faults, page.faults
+
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
 @pytest.mark.parametrize('name', AUDITED)
 def test_axe_finds_no_serious_fault(browser, site, pages, name, scheme):
