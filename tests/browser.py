@@ -23,7 +23,7 @@ def watch(page):
     def asked(request):
         if not request.url.startswith(('data:', 'blob:')) and urlsplit(request.url).hostname not in HERE: note(f'asks for {request.url}')
     def answered(response):
-        if response.status >= 400: note(f'{response.status} for {response.url}')
+        if response.status >= 400 and not response.url.endswith('/favicon.ico'): note(f'{response.status} for {response.url}')
     page.on('console', lambda m: m.type == 'error' and note(f'console: {m.text} ({m.location.get("url", "")})'))
     page.on('pageerror', lambda e: note(f'script: {e}'))
     page.on('request', asked)
