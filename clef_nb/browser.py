@@ -47,14 +47,14 @@ def _outcomes(p, y):
 _SEND = ("const r=this.getBoundingClientRect(),t=this.closest('.clef-browser').querySelector('.clef-%s input');"
          "t.value=[(event.clientX-r.left)/r.width,(event.clientY-r.top)/r.height].join();t.dispatchEvent(new Event('change',{bubbles:true}))")
 _CHOOSE = "const t=this.closest('.clef-browser').querySelector('.clef-frame input');t.value=%d;t.dispatchEvent(new Event('change',{bubbles:true}))"
-_SIZE, _EDGE = (560, 420), 14
+_SIZE, _EDGE = (540, 420), 14
 _STYLE = """<style>
 .clef-browser .clef-map svg {display: block; background: #fff; border: 1px solid #bbb; cursor: crosshair}
 .clef-browser .clef-ring, .clef-browser .clef-ring * {pointer-events: none}
 .clef-browser .clef-legend .widget-html-content {line-height: 17px; font-size: 12px} .clef-browser .clef-legend span {margin-right: 12px; white-space: nowrap}
 .clef-browser .clef-legend svg {background: #fff; border-radius: 2px; vertical-align: -1px}
 .clef-browser .clef-neighbours .widget-html-content, .clef-browser .clef-texts .widget-html-content {line-height: 16px; font-size: 12px}
-.clef-browser .clef-neighbours button {border: 1px solid #8888; background: none; color: inherit; padding: 2px; margin: 0 4px 4px 0; font-size: 11px; cursor: pointer; width: 84px; vertical-align: top}
+.clef-browser .clef-neighbours button {border: 1px solid #8888; background: none; color: inherit; padding: 2px; margin: 0 4px 4px 0; font-size: 11px; cursor: pointer; width: 82px; vertical-align: top}
 .clef-browser .clef-neighbours img {width: 76px; height: 76px; display: block; margin: auto}
 </style>"""
 
@@ -73,12 +73,12 @@ class EmbeddingBrowser(W.VBox):
         self.previous, self.next = (W.Button(description=d, layout=W.Layout(width='86px')) for d in ('previous', 'next'))
         hidden = dict(layout=W.Layout(display='none'))
         self.point, self.hover = W.Text(**hidden), W.Text(**hidden); self.point.add_class('clef-point'); self.hover.add_class('clef-hover')
-        self.map, self.ring, self.legend, self.texts, self.thumbnails, self.preview = W.HTML(), W.HTML(), W.HTML(layout=W.Layout(width=f'{_SIZE[0]}px')), W.HTML(), W.HTML(), W.HTML(layout=W.Layout(width='290px'))
+        self.map, self.ring, self.legend, self.texts, self.thumbnails, self.preview = W.HTML(), W.HTML(), W.HTML(layout=W.Layout(width=f'{_SIZE[0]}px')), W.HTML(), W.HTML(), W.HTML(layout=W.Layout(width='260px'))
         for w, name in ((self.map, 'clef-map'), (self.ring, 'clef-ring'), (self.legend, 'clef-legend'), (self.texts, 'clef-texts'), (self.preview, 'clef-texts'), (self.thumbnails, 'clef-neighbours')): w.add_class(name)
         for w in (self.map, self.ring): w.layout = W.Layout(grid_area='1 / 1 / 2 / 2', margin='0')
         self.face = W.Image(format='jpeg', layout=W.Layout(width='140px', height='140px')); self.face.add_class('clef-face')
-        chosen = W.HBox([self.face, W.Box([self.texts], layout=W.Layout(width='290px', margin='0 0 0 10px'))])
-        right = W.VBox([chosen, self.thumbnails, self.preview], layout=W.Layout(width='450px', margin='0 0 0 14px'))
+        chosen = W.HBox([self.face, W.Box([self.texts], layout=W.Layout(width='260px', margin='0 0 0 10px'))])
+        right = W.VBox([chosen, self.thumbnails, self.preview], layout=W.Layout(width='420px', margin='0 0 0 12px'))
         left = W.VBox([W.GridBox([self.map, self.ring], layout=W.Layout(grid_template_columns=f'{_SIZE[0] + 2}px')), self.legend])
         super().__init__([W.HTML(_STYLE, layout=W.Layout(display='none')), W.HBox([self.colour, self.frame, self.previous, self.next]), W.HBox([left, right], layout=W.Layout(flex_flow='row wrap')), self.point, self.hover])
         self.add_class('clef-browser')
@@ -109,7 +109,7 @@ class EmbeddingBrowser(W.VBox):
         if 'activity' in row and pd.notna(row['activity']): out.append(f'{html.escape(str(row["activity"]))}: {html.escape(self._texts.get(row["activity"], "no text"))}')
         au = [c for c in self._columns if c.startswith('AU') and c[2:].isdecimal()]
         if au:
-            names = facs.aus()['name']; on = [f'{c} {names.get(int(c[2:]), "")}' for c in au if row[c] == 1]
+            names = facs.aus()['name']; on = [f'{c} {names.get(int(c[2:]), "")}' for c in au if pd.notna(row[c]) and row[c] == 1]
             out.append('present: ' + (', '.join(on) or 'no action unit') + (f'; not coded: {n}' if (n := sum(pd.isna(row[c]) for c in au)) else ''))
         if self._predictions is not None:
             if self._truth.ndim == 1: out.append(f'recognised as {self._labels[self._predictions[i].argmax()]}')
