@@ -166,7 +166,7 @@ class EmbeddingBrowser(W.VBox):
         axes[0, 0].imshow(self._images[self._rows[i]]); axes[0, 0].set_title('chosen', fontsize=8, pad=2)
         row = self._df.iloc[i]
         says = [str(row[c]) for c in ('subject', 'activity', 'expression') if c in row and pd.notna(row[c])] + [f'same {c}: {n} of {self._k}, chance {chance:.1f}' for c, (n, chance) in self.shared().items()]
-        axes[0, 1].text(0, 1, '\n'.join(says), va='top', fontsize=9, transform=axes[0, 1].transAxes)
+        axes[0, 1].text(0, 1, '\n'.join(says), va='top', fontsize=9, transform=axes[0, 1].transAxes).set_in_layout(False)     # or it would push the columns apart
         for a, n in zip(axes[1:].flat, near.itertuples()):
             a.imshow(self._images[n.row]); a.set_title(' '.join(str(getattr(n, c)) for c in ('subject', 'activity') if hasattr(n, c)) + f'\n{_signed(n.cosine)}', fontsize=8, pad=2)
         return fig
