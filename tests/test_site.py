@@ -268,7 +268,8 @@ def test_playground_answers(page, site, docs, pages):
     page.goto(f'{site}playground.html')
     page.locator('#playground[data-ready="1"]').wait_for()
     who, what = page.locator('input#identity'), page.locator('input#expression')
-    held = now = int(who.input_value()), int(what.input_value())
+    held, now = (0, 1), (int(who.input_value()), int(what.input_value()))
+    assert now == (1, 1) and bars()['baseline'] > 2*bars()['CLEF'] > 0, 'the leak is to be seen before anything is touched'
     assert_shown(held, now)
     for slider, key in (who, 'ArrowRight'), (what, 'ArrowRight'), (who, 'End'), (what, 'Home'):
         before, values = picture(), bars()

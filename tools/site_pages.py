@@ -13,6 +13,7 @@ MEANT = {'align': 'stages'}
 # functions whose names are also columns, arguments or values: without brackets they are linked only where the page has the function
 WORDS = {'activities', 'device', 'identity', 'people', 'sequence', 'train'}
 
+LINK = re.compile(r'\[`([^`]+)`\]\([^)]*\)')
 CODE = re.compile(r'(<code class="sourceCode[^>]*>)(.*?)(</code>)', re.S)
 
 def code_lines(m):
@@ -90,6 +91,15 @@ def link_names(soup, names, page, text):
             if not n and (names.find(code.get_text() + '()', near) or '#_' in link['href']): link.unwrap()
             elif n: link['href'] = up + n.place
         elif n and not link: code.wrap(soup.new_tag('a', href=up + n.place))
+    for comment in soup.select('main pre .co'):     # nbdev has set Markdown's links into the comments of a signature
+        before, *rest = LINK.split(comment.get_text())
+        if not rest: continue
+        comment.string = before
+        for said, after in zip(rest[::2], rest[1::2]):
+            n = names.find(said, near)
+            link = soup.new_tag('a', href=up + n.place) if n else soup.new_tag('span')
+            link.string = said
+            comment.extend([link, after])
     for a in soup.select('main a[href]'):     # a place on the page itself
         if a['href'].startswith(f'{up}{page}#'): a['href'] = a['href'].partition(page)[2]
 

@@ -22,7 +22,7 @@
     return
   }
   const { people, expressions, models } = all, columns = expressions.length, NEAREST = 5
-  const held = { identity: 0, expression: 1 }, now = { ...held }
+  const held = { identity: 0, expression: 1 }, now = { ...held, identity: 1 }  // the leak is seen before anything is touched
   const index = face => face.identity * columns + face.expression
   const place = i => ({ identity: Math.floor(i / columns), expression: i % columns })
   const cosine = (model, a, b) => model.similarity[Math.max(a, b)][Math.min(a, b)]
