@@ -11,6 +11,7 @@ import ipywidgets as W
 import matplotlib
 import numpy as np
 import pandas as pd
+from fastcore.basics import patch
 from matplotlib.figure import Figure
 from . import facs
 from .explore import _jpeg, _signed
@@ -116,18 +117,6 @@ class EmbeddingBrowser(W.VBox):
             else: out += [f'{what}: ' + (', '.join(ls) or 'none') for what in ('missed', 'false alarm') for ls in [[l for l in self._labels if self._columns[f'{l} outcome'].iloc[i] == what]]]
         return '<br>'.join(out)
 
-    @property
-    def neighbours(self) -> pd.DataFrame: # columns frame, row, cosine, and subject, activity where they are known; the nearest first
-        i = self.frame.value; cos = self._z @ self._z[i]; cos[i] = -np.inf
-        near = np.argpartition(-cos, self._k - 1)[:self._k]; near = near[np.argsort(-cos[near], kind='stable')]
-        keys = [c for c in ('subject', 'activity') if c in self._df]
-        return pd.DataFrame({'frame': near, 'row': self._rows[near], 'cosine': cos[near]} | {c: self._df[c].to_numpy()[near] for c in keys})
-
-    def shared(self) -> dict: # 'subject' and 'activity', where they are known -> (neighbours that share it, what chance would give)
-        "How many of the neighbours share the chosen frame's subject, and its activity."
-        near, row, others = self.neighbours, self._df.iloc[self.frame.value], len(self._rows) - 1
-        return {c: (int((near[c] == row[c]).sum()), len(near)*(int((self._df[c] == row[c]).sum()) - 1)/others) for c in ('subject', 'activity') if c in near and pd.notna(row[c])}
-
     def _choose(self, change=None):
         i, near = self.frame.value, self.neighbours
         self.face.value, self.texts.value = _jpeg(self._images[self._rows[i]]), self._about(i)
@@ -148,36 +137,54 @@ class EmbeddingBrowser(W.VBox):
         says = ', '.join(str(row[c]) for c in ('subject', 'activity', 'expression') if c in row and pd.notna(row[c]))
         self.preview.value = f'<img alt="the face under the pointer" style="width:76px;height:76px;float:left;margin-right:8px" src="data:image/jpeg;base64,{data}">under the pointer: frame {i}<br>{html.escape(says)}'
 
-    def still(self) -> Figure: # a matplotlib figure
-        "What the widget shows, as a figure for a page without a kernel: the map, the chosen face and its neighbours."
-        tint, shape, legend = _colours(self._columns[self.colour.value]); i, near = self.frame.value, self.neighbours
-        columns = 4; lines = 1 + -(-len(near)//columns)
-        fig, _ = _figure(figsize=(9.8, 4.6)); fig.clear()
-        left, right = fig.subfigures(1, 2, width_ratios=[1.15, 1])
-        ax = left.subplots()
-        for s in np.unique(shape): ax.scatter(*self._xy[shape == s].T, c=tint[shape == s], marker=_MARKS[s], s=12, linewidths=0)
-        for j in near['frame']: ax.plot(*self._xy[[i, j]].T, color='.2', lw=.7)
-        ax.scatter(*self._xy[i], s=110, facecolors='none', edgecolors='k', linewidths=2)
-        ax.invert_yaxis(); ax.set(xticks=[], yticks=[], title=f'colour: {self.colour.value}'); ax.spines[:].set_color('.85')
-        mark = lambda t, c, s: matplotlib.lines.Line2D([], [], ls='', marker=_MARKS[s], color=c, label=str(t), ms=4)
-        ax.legend(handles=[mark(*l) for l in legend[:16]] + [mark(f'and {len(legend) - 16} more', _NONE, 0)]*(len(legend) > 16), loc='upper center', bbox_to_anchor=(.5, 0), ncols=6, frameon=False, fontsize='x-small', handletextpad=.1, columnspacing=.8)
-        axes = right.subplots(lines, columns, squeeze=False)
-        for a in axes.flat: a.axis('off')
-        axes[0, 0].imshow(self._images[self._rows[i]]); axes[0, 0].set_title('chosen', fontsize=8, pad=2)
-        row = self._df.iloc[i]
-        says = [str(row[c]) for c in ('subject', 'activity', 'expression') if c in row and pd.notna(row[c])] + [f'same {c}: {n} of {self._k}, chance {chance:.1f}' for c, (n, chance) in self.shared().items()]
-        axes[0, 1].text(0, 1, '\n'.join(says), va='top', fontsize=9, transform=axes[0, 1].transAxes).set_in_layout(False)     # or it would push the columns apart
-        for a, n in zip(axes[1:].flat, near.itertuples()):
-            a.imshow(self._images[n.row]); a.set_title(' '.join(str(getattr(n, c)) for c in ('subject', 'activity') if hasattr(n, c)) + f'\n{_signed(n.cosine)}', fontsize=8, pad=2)
-        return fig
+# %% ../nbs/13b_browser.ipynb #near
+@patch(as_prop=True)
+def neighbours(self:EmbeddingBrowser) -> pd.DataFrame: # columns frame, row, cosine, and subject, activity where they are known; the nearest first
+    i = self.frame.value; cos = self._z @ self._z[i]; cos[i] = -np.inf
+    near = np.argpartition(-cos, self._k - 1)[:self._k]; near = near[np.argsort(-cos[near], kind='stable')]
+    keys = [c for c in ('subject', 'activity') if c in self._df]
+    return pd.DataFrame({'frame': near, 'row': self._rows[near], 'cosine': cos[near]} | {c: self._df[c].to_numpy()[near] for c in keys})
 
-    def close(self):
-        "Close this widget and all in it."
-        def each(w):
-            for c in getattr(w, 'children', ()): yield from each(c)
-            yield w
-        for w in list(each(self)): W.Widget.close(w)
+@patch
+def shared(self:EmbeddingBrowser) -> dict: # 'subject' and 'activity', where they are known -> (neighbours that share it, what chance would give)
+    "How many of the neighbours share the chosen frame's subject, and its activity."
+    near, row, others = self.neighbours, self._df.iloc[self.frame.value], len(self._rows) - 1
+    return {c: (int((near[c] == row[c]).sum()), len(near)*(int((self._df[c] == row[c]).sum()) - 1)/others) for c in ('subject', 'activity') if c in near and pd.notna(row[c])}
 
+# %% ../nbs/13b_browser.ipynb #still-figure
+@patch
+def still(self:EmbeddingBrowser) -> Figure: # a matplotlib figure
+    "What the widget shows, as a figure for a page without a kernel: the map, the chosen face and its neighbours."
+    tint, shape, legend = _colours(self._columns[self.colour.value]); i, near = self.frame.value, self.neighbours
+    columns = 4; lines = 1 + -(-len(near)//columns)
+    fig, _ = _figure(figsize=(9.8, 4.6)); fig.clear()
+    left, right = fig.subfigures(1, 2, width_ratios=[1.15, 1])
+    ax = left.subplots()
+    for s in np.unique(shape): ax.scatter(*self._xy[shape == s].T, c=tint[shape == s], marker=_MARKS[s], s=12, linewidths=0)
+    for j in near['frame']: ax.plot(*self._xy[[i, j]].T, color='.2', lw=.7)
+    ax.scatter(*self._xy[i], s=110, facecolors='none', edgecolors='k', linewidths=2)
+    ax.invert_yaxis(); ax.set(xticks=[], yticks=[], title=f'colour: {self.colour.value}'); ax.spines[:].set_color('.85')
+    mark = lambda t, c, s: matplotlib.lines.Line2D([], [], ls='', marker=_MARKS[s], color=c, label=str(t), ms=4)
+    ax.legend(handles=[mark(*l) for l in legend[:16]] + [mark(f'and {len(legend) - 16} more', _NONE, 0)]*(len(legend) > 16), loc='upper center', bbox_to_anchor=(.5, 0), ncols=6, frameon=False, fontsize='x-small', handletextpad=.1, columnspacing=.8)
+    axes = right.subplots(lines, columns, squeeze=False)
+    for a in axes.flat: a.axis('off')
+    axes[0, 0].imshow(self._images[self._rows[i]]); axes[0, 0].set_title('chosen', fontsize=8, pad=2)
+    row = self._df.iloc[i]
+    says = [str(row[c]) for c in ('subject', 'activity', 'expression') if c in row and pd.notna(row[c])] + [f'same {c}: {n} of {self._k}, chance {chance:.1f}' for c, (n, chance) in self.shared().items()]
+    axes[0, 1].text(0, 1, '\n'.join(says), va='top', fontsize=9, transform=axes[0, 1].transAxes).set_in_layout(False)     # or it would push the columns apart
+    for a, n in zip(axes[1:].flat, near.itertuples()):
+        a.imshow(self._images[n.row]); a.set_title(' '.join(str(getattr(n, c)) for c in ('subject', 'activity') if hasattr(n, c)) + f'\n{_signed(n.cosine)}', fontsize=8, pad=2)
+    return fig
+
+@patch
+def close(self:EmbeddingBrowser):
+    "Close this widget and all in it."
+    def each(w):
+        for c in getattr(w, 'children', ()): yield from each(c)
+        yield w
+    for w in list(each(self)): W.Widget.close(w)
+
+# %% ../nbs/13b_browser.ipynb #make
 def embedding_browser(
     images:np.ndarray,                 # uint8 [N, H, W, 3], an array or a memmap
     z:np.ndarray,                      # embeddings of these images, [N, D]

@@ -15,6 +15,7 @@ import ipywidgets as W
 import numpy as np
 import pandas as pd
 import torch
+from fastcore.basics import patch
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
@@ -233,83 +234,91 @@ class FacePlayground(W.VBox):
             yield f'\n{k}, mean move:'
             for move in mean.index: yield f'    other {move.split()[-1]}: {mean.loc[move, "mean"]:.2f} ({mean.loc[move, "count"]} times)'
 
-    def show(self,
-        aus:dict|str={},        # AU -> intensity 0..5, all others 0; or one of the eight expressions
-        person:str|None=None,   # name of a person; None keeps the one there is
-        **sliders:float,        # mix, yaw, pitch, roll, light_side, light_height, soft_light; those not named stay
-    ) -> 'FacePlayground':      # itself
-        "Set many widgets at once, as a program likes it. Raises ValueError for an AU, an expression, a person, a slider or a value that there is not."
-        known = ('mix', 'yaw', 'pitch', 'roll', 'light_side', 'light_height', 'soft_light'); names = [s.name for s in self._people]
-        if isinstance(aus, str) and aus not in _PROTOTYPES: raise ValueError(f'there is no expression {aus!r}; choose one of {", ".join(_PROTOTYPES)}')
-        if person is not None and person not in names: raise ValueError(f'there is no person {person!r}; choose one of {", ".join(names)}')
-        for k, x in ({} if isinstance(aus, str) else aus).items():
-            if k not in self.au: raise ValueError(f'there is no slider for AU {k}; choose from {", ".join(map(str, self.au))}')
-            if not 0 <= x <= 5: raise ValueError(f'AU {k} has intensity {x}; it must lie in 0..5')
-        for k, x in sliders.items():
-            if k not in known: raise ValueError(f'there is no slider {k!r}; choose from {", ".join(known)}')
-            w = getattr(self, k)
-            if not w.min <= x <= w.max: raise ValueError(f'{k} is {x}; it must lie in {w.min:g}..{w.max:g}')
-        with self._at_once():
-            self.expression.value = aus if isinstance(aus, str) else None
-            self._pose(_PROTOTYPES[aus] if isinstance(aus, str) else aus)
-            if person is not None: self.person.value = names.index(person)
-            for k, x in sliders.items(): getattr(self, k).value = x
-        return self
+# %% ../nbs/13_explore.ipynb #show-many
+@patch
+def show(self:FacePlayground,
+    aus:dict|str={},        # AU -> intensity 0..5, all others 0; or one of the eight expressions
+    person:str|None=None,   # name of a person; None keeps the one there is
+    **sliders:float,        # mix, yaw, pitch, roll, light_side, light_height, soft_light; those not named stay
+) -> 'FacePlayground':      # itself
+    "Set many widgets at once, as a program likes it. Raises ValueError for an AU, an expression, a person, a slider or a value that there is not."
+    known = ('mix', 'yaw', 'pitch', 'roll', 'light_side', 'light_height', 'soft_light'); names = [s.name for s in self._people]
+    if isinstance(aus, str) and aus not in _PROTOTYPES: raise ValueError(f'there is no expression {aus!r}; choose one of {", ".join(_PROTOTYPES)}')
+    if person is not None and person not in names: raise ValueError(f'there is no person {person!r}; choose one of {", ".join(names)}')
+    for k, x in ({} if isinstance(aus, str) else aus).items():
+        if k not in self.au: raise ValueError(f'there is no slider for AU {k}; choose from {", ".join(map(str, self.au))}')
+        if not 0 <= x <= 5: raise ValueError(f'AU {k} has intensity {x}; it must lie in 0..5')
+    for k, x in sliders.items():
+        if k not in known: raise ValueError(f'there is no slider {k!r}; choose from {", ".join(known)}')
+        w = getattr(self, k)
+        if not w.min <= x <= w.max: raise ValueError(f'{k} is {x}; it must lie in {w.min:g}..{w.max:g}')
+    with self._at_once():
+        self.expression.value = aus if isinstance(aus, str) else None
+        self._pose(_PROTOTYPES[aus] if isinstance(aus, str) else aus)
+        if person is not None: self.person.value = names.index(person)
+        for k, x in sliders.items(): getattr(self, k).value = x
+    return self
 
-    def frames_per_second(self,
-        rounds:int=5,  # the median of these
-        n:int=20,      # frames of a round
-    ) -> float:        # frames a second
-        "How fast the face follows a hand that moves AU12's slider: rendering, JPEG, each model's embedding, bars and map. CPU time of this process, torch on one thread, without the browser. All is left as it was. Raises ValueError for less than one round or frame."
-        if rounds < 1 or n < 1: raise ValueError(f'rounds is {rounds} and n is {n}; both must be 1 or more')
-        kept, threads, trails, times, expression = self.au[12].value, torch.get_num_threads(), [m.trail.copy() for m in self._maps.values()], [], self.expression.value
-        places = itertools.cycle(np.linspace(.1, 4.9, 49)); self.au[12].value = 0
-        torch.set_num_threads(1)
-        try:
-            for _ in range(rounds):
-                start = time.process_time()
-                for x in itertools.islice(places, n): self.au[12].value = x
-                times.append((time.process_time() - start)/n)
-        finally:
-            torch.set_num_threads(threads)
-            with self._at_once(): self.au[12].value, self.expression.value = kept, expression
-            for m, trail in zip(self._maps.values(), trails): m.trail = trail
-        return 1/median(times)
+# %% ../nbs/13_explore.ipynb #speed
+@patch
+def frames_per_second(self:FacePlayground,
+    rounds:int=5,  # the median of these
+    n:int=20,      # frames of a round
+) -> float:        # frames a second
+    "How fast the face follows a hand that moves AU12's slider: rendering, JPEG, each model's embedding, bars and map. CPU time of this process, torch on one thread, without the browser. All is left as it was. Raises ValueError for less than one round or frame."
+    if rounds < 1 or n < 1: raise ValueError(f'rounds is {rounds} and n is {n}; both must be 1 or more')
+    kept, threads, trails, times, expression = self.au[12].value, torch.get_num_threads(), [m.trail.copy() for m in self._maps.values()], [], self.expression.value
+    places = itertools.cycle(np.linspace(.1, 4.9, 49)); self.au[12].value = 0
+    torch.set_num_threads(1)
+    try:
+        for _ in range(rounds):
+            start = time.process_time()
+            for x in itertools.islice(places, n): self.au[12].value = x
+            times.append((time.process_time() - start)/n)
+    finally:
+        torch.set_num_threads(threads)
+        with self._at_once(): self.au[12].value, self.expression.value = kept, expression
+        for m, trail in zip(self._maps.values(), trails): m.trail = trail
+    return 1/median(times)
 
-    def still(self) -> Figure: # a matplotlib figure
-        "What the widget shows, as a figure for a page without a kernel: the face, and for each model its map and its bars."
-        n = len(self._asked)
-        fig, axes = _figure(2, 1 + n, figsize=(3 + 3.4*n, 6.6), height_ratios=[1, 2.4], width_ratios=[2.4] + [3]*n, squeeze=False)
-        gs = axes[0, 0].get_gridspec()
-        for ax in axes[:, 0]: ax.remove()
-        ax = fig.add_subplot(gs[:, 0]); ax.imshow(self.image); ax.set(xticks=[], yticks=[], anchor='N')
-        on = [f'{self._words[f"AU{k}"]}: {x:.1f}' for k, x in self.intensity.items()] or ['no action unit']
-        ax.set_xlabel('\n'.join([self.person.label, *on, f'yaw {self.yaw.value:.0f}\N{DEGREE SIGN}, pitch {self.pitch.value:.0f}\N{DEGREE SIGN}, roll {self.roll.value:.0f}\N{DEGREE SIGN}', *self._summary()]), loc='left')
-        at = list(_PROTOTYPES).index(self.expression.value) if self.expression.value else -1
-        for j, k in enumerate(self._asked, 1):
-            top, bars, m = axes[0, j], axes[1, j], self._maps[k]
-            own, same = np.zeros(m.shape, bool), np.zeros(m.shape, bool); own[self.person.value] = True
-            if at >= 0: same[:, at] = True
-            for who, style in ((~own & ~same, dict(color='.7', s=8, label='others')), (own & ~same, dict(color=_BLUE, s=14, label='this person')), (same, dict(color=_ORANGE, marker='^', s=18, label='this expression'))):
-                if who.any(): top.scatter(*m.sheet[who].T, linewidths=0, **style)
-            top.plot(*np.array(m.trail).T, color='.2', lw=.8); top.scatter(*m.trail[-1], s=60, facecolors='none', edgecolors='k', linewidths=1.8, zorder=3)
-            top.set(title=k, xticks=[], yticks=[]); top.spines[:].set_color('.85')
-            if j == 1: top.legend(loc='upper center', bbox_to_anchor=(.5, 0), ncols=3, frameon=False, fontsize='x-small', handletextpad=.1, columnspacing=.6)
-            y, ticks, last = 0, {}, None
-            for group, label, cos, p, yes in self._rows[k]:
-                y, last = y + (1.6 if last not in (None, group) else 1), group
-                bars.barh(y, cos, color=_BLUE, alpha=1 if yes else .4, height=.75); ticks[y] = label if group == 'AUs' else self._words.get(label, label)
-            bars.axvline(0, color='.4', lw=.8); bars.set(xlim=(-1, 1), yticks=list(ticks), xlabel='cosine; dark: the model decides for it')
-            bars.set_yticklabels(ticks.values(), fontsize=7); bars.invert_yaxis(); bars.margins(y=.01); bars.tick_params(axis='y', length=0); bars.spines[['top', 'right', 'left']].set_visible(False)
-        return fig
+# %% ../nbs/13_explore.ipynb #still-figure
+@patch
+def still(self:FacePlayground) -> Figure: # a matplotlib figure
+    "What the widget shows, as a figure for a page without a kernel: the face, and for each model its map and its bars."
+    n = len(self._asked)
+    fig, axes = _figure(2, 1 + n, figsize=(3 + 3.4*n, 6.6), height_ratios=[1, 2.4], width_ratios=[2.4] + [3]*n, squeeze=False)
+    gs = axes[0, 0].get_gridspec()
+    for ax in axes[:, 0]: ax.remove()
+    ax = fig.add_subplot(gs[:, 0]); ax.imshow(self.image); ax.set(xticks=[], yticks=[], anchor='N')
+    on = [f'{self._words[f"AU{k}"]}: {x:.1f}' for k, x in self.intensity.items()] or ['no action unit']
+    ax.set_xlabel('\n'.join([self.person.label, *on, f'yaw {self.yaw.value:.0f}\N{DEGREE SIGN}, pitch {self.pitch.value:.0f}\N{DEGREE SIGN}, roll {self.roll.value:.0f}\N{DEGREE SIGN}', *self._summary()]), loc='left')
+    at = list(_PROTOTYPES).index(self.expression.value) if self.expression.value else -1
+    for j, k in enumerate(self._asked, 1):
+        top, bars, m = axes[0, j], axes[1, j], self._maps[k]
+        own, same = np.zeros(m.shape, bool), np.zeros(m.shape, bool); own[self.person.value] = True
+        if at >= 0: same[:, at] = True
+        for who, style in ((~own & ~same, dict(color='.7', s=8, label='others')), (own & ~same, dict(color=_BLUE, s=14, label='this person')), (same, dict(color=_ORANGE, marker='^', s=18, label='this expression'))):
+            if who.any(): top.scatter(*m.sheet[who].T, linewidths=0, **style)
+        top.plot(*np.array(m.trail).T, color='.2', lw=.8); top.scatter(*m.trail[-1], s=60, facecolors='none', edgecolors='k', linewidths=1.8, zorder=3)
+        top.set(title=k, xticks=[], yticks=[]); top.spines[:].set_color('.85')
+        if j == 1: top.legend(loc='upper center', bbox_to_anchor=(.5, 0), ncols=3, frameon=False, fontsize='x-small', handletextpad=.1, columnspacing=.6)
+        y, ticks, last = 0, {}, None
+        for group, label, cos, p, yes in self._rows[k]:
+            y, last = y + (1.6 if last not in (None, group) else 1), group
+            bars.barh(y, cos, color=_BLUE, alpha=1 if yes else .4, height=.75); ticks[y] = label if group == 'AUs' else self._words.get(label, label)
+        bars.axvline(0, color='.4', lw=.8); bars.set(xlim=(-1, 1), yticks=list(ticks), xlabel='cosine; dark: the model decides for it')
+        bars.set_yticklabels(ticks.values(), fontsize=7); bars.invert_yaxis(); bars.margins(y=.01); bars.tick_params(axis='y', length=0); bars.spines[['top', 'right', 'left']].set_visible(False)
+    return fig
 
-    def close(self):
-        "Close this widget and all in it."
-        def each(w):
-            for c in getattr(w, 'children', ()): yield from each(c)
-            yield w
-        for w in list(each(self)): W.Widget.close(w)
+@patch
+def close(self:FacePlayground):
+    "Close this widget and all in it."
+    def each(w):
+        for c in getattr(w, 'children', ()): yield from each(c)
+        yield w
+    for w in list(each(self)): W.Widget.close(w)
 
+# %% ../nbs/13_explore.ipynb #make
 def face_playground(
     model:'Recogniser|nn.Module|dict|None'=None, # a recogniser, towers of `load_model`, or a dict of one to three: name -> such a model; None for clef-tiny
     n_people:int=8,                   # people to choose from, 2..40
