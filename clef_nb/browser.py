@@ -137,6 +137,12 @@ class EmbeddingBrowser(W.VBox):
         says = ', '.join(str(row[c]) for c in ('subject', 'activity', 'expression') if c in row and pd.notna(row[c]))
         self.preview.value = f'<img alt="the face under the pointer" style="width:76px;height:76px;float:left;margin-right:8px" src="data:image/jpeg;base64,{data}">under the pointer: frame {i}<br>{html.escape(says)}'
 
+    def close(self):
+        "Close this widget and all in it."
+        def within(w):
+            for c in getattr(w, 'children', ()): within(c); c.close()
+        within(self); super().close()
+
 # %% ../nbs/13b_browser.ipynb #near
 @patch(as_prop=True)
 def neighbours(self:EmbeddingBrowser) -> pd.DataFrame: # columns frame, row, cosine, and subject, activity where they are known; the nearest first
@@ -175,14 +181,6 @@ def still(self:EmbeddingBrowser) -> Figure: # a matplotlib figure
     for a, n in zip(axes[1:].flat, near.itertuples()):
         a.imshow(self._images[n.row]); a.set_title(' '.join(str(getattr(n, c)) for c in ('subject', 'activity') if hasattr(n, c)) + f'\n{_signed(n.cosine)}', fontsize=8, pad=2)
     return fig
-
-@patch
-def close(self:EmbeddingBrowser):
-    "Close this widget and all in it."
-    def each(w):
-        for c in getattr(w, 'children', ()): yield from each(c)
-        yield w
-    for w in list(each(self)): W.Widget.close(w)
 
 # %% ../nbs/13b_browser.ipynb #make
 def embedding_browser(

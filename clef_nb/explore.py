@@ -234,6 +234,12 @@ class FacePlayground(W.VBox):
             yield f'\n{k}, mean move:'
             for move in mean.index: yield f'    other {move.split()[-1]}: {mean.loc[move, "mean"]:.2f} ({mean.loc[move, "count"]} times)'
 
+    def close(self):
+        "Close this widget and all in it."
+        def within(w):
+            for c in getattr(w, 'children', ()): within(c); c.close()
+        within(self); super().close()
+
 # %% ../nbs/13_explore.ipynb #show-many
 @patch
 def show(self:FacePlayground,
@@ -259,7 +265,7 @@ def show(self:FacePlayground,
         for k, x in sliders.items(): getattr(self, k).value = x
     return self
 
-# %% ../nbs/13_explore.ipynb #speed
+# %% ../nbs/13_explore.ipynb #frame-rate
 @patch
 def frames_per_second(self:FacePlayground,
     rounds:int=5,  # the median of these
@@ -309,14 +315,6 @@ def still(self:FacePlayground) -> Figure: # a matplotlib figure
         bars.axvline(0, color='.4', lw=.8); bars.set(xlim=(-1, 1), yticks=list(ticks), xlabel='cosine; dark: the model decides for it')
         bars.set_yticklabels(ticks.values(), fontsize=7); bars.invert_yaxis(); bars.margins(y=.01); bars.tick_params(axis='y', length=0); bars.spines[['top', 'right', 'left']].set_visible(False)
     return fig
-
-@patch
-def close(self:FacePlayground):
-    "Close this widget and all in it."
-    def each(w):
-        for c in getattr(w, 'children', ()): yield from each(c)
-        yield w
-    for w in list(each(self)): W.Widget.close(w)
 
 # %% ../nbs/13_explore.ipynb #make
 def face_playground(

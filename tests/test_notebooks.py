@@ -9,7 +9,7 @@ ALL = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if not any(part.startswith
 PAGES = {'index', 'welcome', 'contributing', 'playground'}                      # read, and hardly run
 TIMES = re.compile(r'([Rr]eading takes .+?, running .+?|reads in .+? and runs in .+?) on two (CPU )?cores')
 MACHINE = re.compile(r'(?<![\w.:<])/(work|tmp|root|Users|opt|var|usr|private|mnt|home/(?!me/))\b|site-packages|[A-Z]:\\\\?Users')   # /home/me stands for the reader's own
-BADGE = '[![Open in Colab](../images/colab.svg)](https://colab.research.google.com/github/clef-nb/clef_nb/blob/main/nbs/{}/{}.ipynb)'
+BADGE = '[![Open in Colab]({}images/colab.svg)](https://colab.research.google.com/github/clef-nb/clef_nb/blob/main/nbs/{}.ipynb)'
 INSTALL = "if 'google.colab' in sys.modules: get_ipython().run_line_magic('pip', 'install -q git+https://github.com/clef-nb/clef_nb')"
 
 def cells(path, kind='code'):
@@ -75,8 +75,8 @@ def test_pictures_are_described(path):
 
 @on_colab
 def test_colab_finds_badge_and_installation(path):
-    badge = BADGE.format(path.parent.name, path.stem)
-    assert any(badge in s for _, s, _ in cells(path, 'markdown')[:2]) and (path.parent/'../images/colab.svg').is_file()
+    name = path.relative_to(NBS).with_suffix('').as_posix(); up = '../'*name.count('/')
+    assert any(BADGE.format(up, name) in s for _, s, _ in cells(path, 'markdown')[:2]) and (path.parent/f'{up}images/colab.svg').is_file()
     _, first, _ = cells(path)[0]
     assert 'hide' in directives(first) and first.splitlines()[-1] == INSTALL
 

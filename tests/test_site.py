@@ -136,7 +136,7 @@ def link_faults(name, target, pages, docs):
         if not file.exists(): return [f'{target}: the repository has no {found[1]}']
         if line := re.fullmatch(r'L(\d+)(-L\d+)?', url.fragment):
             lines = file.read_text(encoding='utf-8').splitlines()
-            if int(line[1]) > len(lines) or not re.match(r'\s*(@|(async )?def |class |\w+ ?[=:])', lines[int(line[1]) - 1]): return [f'{target}: nothing is defined there']
+            if int(line[1]) > len(lines) or not re.match(r'\s*(@|(async )?def |class |[\w, ]+[=:])', lines[int(line[1]) - 1]): return [f'{target}: nothing is defined there']
         return []
     if target.startswith('/'): return [f'{target} leaves the site, which lies in a folder of its host']
     path = normpath(join(dirname(name), unquote(url.path))) if url.path else name

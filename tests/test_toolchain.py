@@ -194,6 +194,7 @@ def test_run_nbs_leaves_a_failing_notebook_alone(project):
     done = call(project, sys.executable, TOOLS/'run_nbs.py', '99_none')
     assert done.returncode == 1 and 'No notebook is called 99_none' in done.stderr
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason='smalldocs, which renders the site, begins at Python 3.11')
 def test_site_has_pages_in_folders(project):
     for name in '_quarto.yml', 'styles.css', 'after.html', '404.html': shutil.copy(ROOT/'nbs'/name, project/'nbs')
     shutil.copytree(ROOT/'nbs/katex', project/'nbs/katex')

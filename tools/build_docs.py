@@ -120,7 +120,7 @@ def name_pages(proc, site, blob):
             return m[1] + (f'{blob}/{path[3:]}' if path.startswith('../') else m[2])
         def edit(text):
             text = re.sub(r'^output-file:.*\n', '', text, flags=re.M) if text.startswith('---') else text
-            return LOCAL.sub(local, rename(text)).replace(f']({site}/', f']({up}')
+            return LOCAL.sub(local, rename(text)).replace(f']({site}/', f']({up}').replace(f'href="{site}/', f'href="{up}')
         edit_text(nb, edit)
         join_prints(nb)
         old.unlink()
@@ -130,14 +130,15 @@ def name_pages(proc, site, blob):
 
 def site():
     "Build _docs/"
-    cfg = get_config()
+    cfg, smalldocs = get_config(), Path(sys.executable).with_name('smalldocs')
+    if not smalldocs.exists(): sys.exit('The site is rendered by smalldocs, which is not here: it begins at Python 3.11. Remove .venv and run `make docs PYTHON=python3.11`, or a later one.')
     # pages are renamed below, so nbdev must not take those of an earlier build for fresh ones
     shutil.rmtree(cfg.config_path/'_proc', ignore_errors=True)
     refresh_quarto_yml()
     nbdev.doclinks._build_modidx()
     proc = proc_nbs(n_workers=0)
     name_pages(proc, f'{cfg.doc_host}{cfg.doc_baseurl}', f'{cfg.git_url}/blob/{cfg.branch}')
-    subprocess.run([Path(sys.executable).with_name('smalldocs'), 'render', '--quiet', proc], check=True)
+    subprocess.run([smalldocs, 'render', '--quiet', proc], check=True)
     shutil.rmtree(cfg.doc_path, ignore_errors=True)
     shutil.move(proc/cfg.doc_path.name, cfg.doc_path)
     shutil.rmtree(proc)

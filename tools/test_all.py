@@ -53,7 +53,7 @@ def tests(root):
     "Count tests by pytest"
     with tempfile.TemporaryDirectory() as tmp:
         report = Path(tmp)/'tests.xml'
-        code, _ = run([sys.executable, '-m', 'pytest', '-q', 'tests', f'--junitxml={report}'], TEST_MINUTES)
+        code, _ = run([sys.executable, '-m', 'pytest', '-q', '-rs', 'tests', f'--junitxml={report}'], TEST_MINUTES)
         cases = list(ET.parse(report).iter('testcase')) if report.exists() else []
     bad = sum(c.find('failure') is not None or c.find('error') is not None for c in cases)
     skipped = sum(c.find('skipped') is not None for c in cases)
