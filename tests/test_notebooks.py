@@ -77,7 +77,7 @@ def test_pictures_are_described(path):
 def test_colab_finds_badge_and_installation(path):
     name = path.relative_to(ROOT/'nbs').with_suffix('').as_posix(); up = '../'*name.count('/')
     assert any(BADGE.format(up, name) in s for _, s, _ in cells(path, 'markdown')[:2]) and (path.parent/f'{up}images/colab.svg').is_file()
-    _, first, _ = cells(path)[0]
+    first = next(source for _, source, _ in cells(path) if 'default_exp' not in directives(source))
     assert 'hide' in directives(first) and first.splitlines()[-1] == INSTALL
 
 @on_colab
