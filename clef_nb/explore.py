@@ -292,13 +292,14 @@ def frames_per_second(self:FacePlayground,
 def still(self:FacePlayground) -> Figure: # a matplotlib figure
     "What the widget shows, as a figure for a page without a kernel: the face, and for each model its map and its bars."
     n = len(self._asked)
-    fig, axes = _figure(2, 1 + n, figsize=(3 + 3.4*n, 6.6), height_ratios=[1, 2.4], width_ratios=[2.4] + [3]*n, squeeze=False)
+    fig, axes = _figure(2, 1 + n, figsize=(3 + 2.6*n, 8), height_ratios=[1, 2.4], width_ratios=[2.2] + [3]*n, squeeze=False)
     gs = axes[0, 0].get_gridspec()
     for ax in axes[:, 0]: ax.remove()
     ax = fig.add_subplot(gs[:, 0]); ax.imshow(self.image); ax.set(xticks=[], yticks=[], anchor='N')
     on = [f'{self._words[f"AU{k}"]}: {x:.1f}' for k, x in self.intensity.items()] or ['no action unit']
     ax.set_xlabel('\n'.join([self.person.label, *on, f'yaw {self.yaw.value:.0f}\N{DEGREE SIGN}, pitch {self.pitch.value:.0f}\N{DEGREE SIGN}, roll {self.roll.value:.0f}\N{DEGREE SIGN}', *self._summary()]), loc='left')
     at = list(_PROTOTYPES).index(self.expression.value) if self.expression.value else -1
+    shown = None     # labels that a column shares with its neighbour are written once
     for j, k in enumerate(self._asked, 1):
         top, bars, m = axes[0, j], axes[1, j], self._maps[k]
         own, same = np.zeros(m.shape, bool), np.zeros(m.shape, bool); own[self.person.value] = True
@@ -312,8 +313,8 @@ def still(self:FacePlayground) -> Figure: # a matplotlib figure
         for group, label, cos, p, yes in self._rows[k]:
             y, last = y + (1.6 if last not in (None, group) else 1), group
             bars.barh(y, cos, color=_BLUE, alpha=1 if yes else .4, height=.75); ticks[y] = label if group == 'AUs' else self._words.get(label, label)
-        bars.axvline(0, color='.4', lw=.8); bars.set(xlim=(-1, 1), yticks=list(ticks), xlabel='cosine; dark: the model decides for it')
-        bars.set_yticklabels(ticks.values(), fontsize=7); bars.invert_yaxis(); bars.margins(y=.01); bars.tick_params(axis='y', length=0); bars.spines[['top', 'right', 'left']].set_visible(False)
+        bars.axvline(0, color='.4', lw=.8); bars.set(xlim=(-1, 1), yticks=list(ticks), xlabel='cosine (dark: a yes)')
+        told = list(ticks.values()); bars.set_yticklabels(told if told != shown else [], fontsize=9); shown = told; bars.invert_yaxis(); bars.margins(y=.01); bars.tick_params(axis='y', length=0); bars.spines[['top', 'right', 'left']].set_visible(False)
     return fig
 
 # %% ../nbs/13_explore.ipynb #make
