@@ -119,6 +119,7 @@ def test_welcome_opens_and_its_links_open_notebooks(jupyter):
     welcome = panel(page, 'welcome.ipynb')
     assert welcome.locator('h1').first.inner_text().startswith('Welcome')
     shown = welcome.locator('.jp-MarkdownCell a[href*=".ipynb"]')
+    page.wait_for_function('n => document.querySelectorAll(\'.jp-MarkdownCell a[href*=".ipynb"]\').length >= n', arg=len(notebooks()) - 1)     # cells are drawn one by one
     assert shown.count() >= len(notebooks()) - 1 and welcome.locator('.jp-MarkdownCell table').count() >= 5
     assert page.locator('.Toastify__toast').count() == 0, 'JupyterLab asks for something first'
     assert_ran(run_all(page, nbs/'welcome.ipynb', 5))
