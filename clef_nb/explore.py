@@ -66,9 +66,9 @@ _BLUE, _ORANGE, _SKY = ('#' + ''.join(f'{round(255*v):02x}' for v in _COLOURS[i]
 _STYLE = f"""<style>
 .clef-playground {{--clef-own: {_BLUE}}} [data-jp-theme-light="false"] .clef-playground {{--clef-own: {_SKY}}}
 .clef-playground .widget-label {{font-size: 12px}} .clef-playground .widget-readout {{min-width: 34px; width: 34px; margin: 0 0 0 8px}} .clef-playground .widget-button {{font-size: 12px; padding: 0 2px}}
-.clef-bars table {{border-collapse: collapse; table-layout: fixed; font-size: 11px; line-height: 13px; width: 230px}}
+.clef-bars table {{border-collapse: collapse; table-layout: fixed; font-size: 11px; line-height: 13px; width: 246px}}
 .clef-bars td, .clef-bars th {{padding: 0 3px 0 0; text-align: left; font-weight: normal; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; border: 0}}
-.clef-bars th {{font-weight: bold; padding-top: 5px}} .clef-bars th:first-child {{width: 102px}} .clef-bars th:last-child {{width: 32px}} .clef-bars td:last-child {{text-align: right}}
+.clef-bars th {{font-weight: bold; padding-top: 5px}} .clef-bars th:first-child {{width: 102px}} .clef-bars th:last-child {{width: 44px}} .clef-bars td:last-child {{text-align: right}}
 .clef-bars .track {{height: 10px; padding: 0}} .clef-bars .track div {{height: 10px; position: relative; background: linear-gradient(90deg, #8883 49.5%, #888 49.5% 50.5%, #8883 50.5%)}}
 .clef-bars i {{position: absolute; top: 1px; bottom: 1px; background: var(--clef-own); opacity: .4}} .clef-bars .yes i {{opacity: 1}} .clef-bars .yes td {{font-weight: bold}}
 .clef-map svg {{display: block}} .clef-moves .widget-html-content {{font-size: 11px; line-height: 16px}}
@@ -142,7 +142,7 @@ class FacePlayground(W.VBox):
         self.face = W.Image(format='jpeg', layout=W.Layout(width='230px', height='230px')); self.face.add_class('clef-face')
         wide = dict(layout=W.Layout(width='230px'))
         self.other_person, self.other_expression = W.Button(description=_PERSON, icon='user', **wide), W.Button(description=_EXPRESSION, icon='smile-o', **wide)
-        self.bars, self.maps, self.notes = ({k: W.HTML(layout=W.Layout(width='232px', margin='0')) for k in asked} for _ in range(3))
+        self.bars, self.maps, self.notes = ({k: W.HTML(layout=W.Layout(width='248px', margin='0')) for k in asked} for _ in range(3))
         for widgets, name in ((self.bars, 'clef-bars'), (self.maps, 'clef-map'), (self.notes, 'clef-moves')):
             for w in widgets.values(): w.add_class(name)
         sheet = np.stack([[render(s, pose, Shot(), size) for pose in _PROTOTYPES.values()] for s in people])

@@ -213,7 +213,7 @@ def demo(out:str|Path='runs/demo', # folder for the results; made when missing, 
     say(f'\n{results_table(results)}\n\n{len(fold[1]):,} frames of {len(test_table.subjects)} subjects whom no stage has seen; 95 % intervals over subjects; seed {seed}.')
     say('The activity of a test frame is told by a linear model on ' + ', '.join(f"{r['row']}: {r['activity_accuracy']:.2f}" for r in results) + f', the true AU intensities: {ceiling:.2f} (chance {1 / table.df.activity.nunique():.2f}).')
     if quick: say('This was the quick form: it shows that everything runs, its numbers mean little.')
-    say(f'{time.time() - start:.0f} s. Report: {report}\nModel: {out / "model"}\nNotebooks: make lab (JupyterLab in nbs/), starting with index.ipynb')
+    say(f'{time.time() - start:.0f} s. Report: {report}\nModel: {out / "model"}\nNotebooks: make lab (JupyterLab in nbs/), starting with welcome.ipynb')
     return results
 
 # %% ../nbs/14_reproduce.ipynb #read-labels
