@@ -164,6 +164,25 @@ def test_widgets_of_explore_answer(jupyter):
     assert shown.locator('.clef-moves').first.inner_text() != notes
     assert shown.locator('.clef-map svg').first.is_visible()
 
+def test_embedding_browser_answers(jupyter):
+    page, nbs = jupyter
+    shown = open_notebook(page, '13b_browser.ipynb')
+    assert_ran(run_all(page, nbs/'13b_browser.ipynb', 15))
+    browser = shown.locator('.clef-browser').first
+    browser.scroll_into_view_if_needed()
+    texts, neighbours = browser.locator('.clef-texts').first, browser.locator('.clef-neighbours').first
+    def changes(act):
+        "Another frame is chosen: its texts and its neighbours"
+        before = texts.inner_text(), neighbours.inner_text()
+        act()
+        page.wait_for_function('([t, n, a, b]) => t.innerText !== a && n.innerText !== b', arg=[texts.element_handle(), neighbours.element_handle(), *before])
+    changes(lambda: browser.get_by_role('button', name='next').click())
+    for x, y in (.1, .7), (.9, .2): changes(lambda: browser.locator('.clef-map > .widget-html-content > svg').first.click(position=dict(x=540*x, y=420*y)))
+    changes(neighbours.locator('button').nth(2).click)
+    legend = browser.locator('.clef-legend').first
+    browser.locator('.clef-colour select').first.select_option('activity')
+    page.wait_for_function('l => l.innerText.startsWith("activity") && l.innerText.includes("T8")', arg=legend.element_handle())
+
 # ------------------------------------------------------------------ a table of relevance
 
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
