@@ -14,9 +14,9 @@ import pandas as pd
 from fastcore.basics import patch
 from matplotlib.figure import Figure
 from . import facs
-from .explore import _jpeg, _signed
+from .explore import _jpeg
 from .frames import FrameTable
-from .plots import _COLOURS, _figure, umap_2d
+from .plots import _COLOURS, _figure, _number, umap_2d
 
 # %% ../nbs/13b_browser.ipynb #colour
 _SHAPES = ('a3 3 0 1 0 6 0a3 3 0 1 0-6 0z', 'l3-5 3 5z', 'v-2.7h5.4v5.4h-5.4z', 'l3-4 3 4-3 4z', 'l3 5 3-5z', 'h2v-3h2v3h2v2h-2v3h-2v-3h-2z')     # paths that begin at a dot's left end
@@ -124,7 +124,7 @@ class EmbeddingBrowser(W.VBox):
         for n in near.itertuples():
             data = base64.b64encode(_jpeg(self._images[n.row])).decode()
             who = ' '.join(str(getattr(n, c)) for c in ('subject', 'activity') if hasattr(n, c))
-            buttons.append(f'<button onclick="{_CHOOSE % n.frame}" title="frame {n.frame}, cosine {_signed(n.cosine)}"><img alt="frame {n.frame}" src="data:image/jpeg;base64,{data}">{html.escape(who)}<br>{_signed(n.cosine)}</button>')
+            buttons.append(f'<button onclick="{_CHOOSE % n.frame}" title="frame {n.frame}, cosine {_number(n.cosine)}"><img alt="frame {n.frame}" src="data:image/jpeg;base64,{data}">{html.escape(who)}<br>{_number(n.cosine)}</button>')
         says = [f'same {c} {n} of {self._k} (chance {chance:.1f})' for c, (n, chance) in self.shared().items()]
         self.thumbnails.value = f'<b>nearest neighbours</b>, with their cosine{": " if says else ""}{", ".join(says)}<br>{"".join(buttons)}'
         (x, y), w, h = self._xy[i], *_SIZE
@@ -179,7 +179,7 @@ def still(self:EmbeddingBrowser) -> Figure: # a matplotlib figure
     says = [str(row[c]) for c in ('subject', 'activity', 'expression') if c in row and pd.notna(row[c])] + [f'same {c}: {n} of {self._k}, chance {chance:.1f}' for c, (n, chance) in self.shared().items()]
     axes[0, 1].text(0, 1, '\n'.join(says), va='top', fontsize=9, transform=axes[0, 1].transAxes).set_in_layout(False)     # or it would push the columns apart
     for a, n in zip(axes[1:].flat, near.itertuples()):
-        a.imshow(self._images[n.row]); a.set_title(' '.join(str(getattr(n, c)) for c in ('subject', 'activity') if hasattr(n, c)) + f'\n{_signed(n.cosine)}', fontsize=8, pad=2)
+        a.imshow(self._images[n.row]); a.set_title(' '.join(str(getattr(n, c)) for c in ('subject', 'activity') if hasattr(n, c)) + f'\n{_number(n.cosine)}', fontsize=8, pad=2)
     return fig
 
 # %% ../nbs/13b_browser.ipynb #make

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import nn
 from . import facs
 from .people import POSED, Shot, Subject, draw_subject, render
-from .plots import _COLOURS, _figure
+from .plots import _COLOURS, _figure, _number
 from .stages import Recogniser
 from .synthface import EXPRESSION_AUS, subject_names
 from .towers import embed_images, embed_texts, load_model
@@ -79,8 +79,6 @@ def _jpeg(image):
     file = io.BytesIO(); Image.fromarray(image).save(file, 'jpeg', quality=95)
     return file.getvalue()
 
-def _signed(x): return f'{x:.2f}'.replace('-', '\N{MINUS SIGN}')
-
 def _bars(rows, words):
     "The cosines of one face as bars from -1 to 1 about zero, and dark what the model decides for"
     out, last = [], None
@@ -88,8 +86,8 @@ def _bars(rows, words):
         if group != last: out.append(f'<tr><th>{group}</th><th></th><th></th></tr>')
         last, name, x = group, words.get(label, label), max(-1, min(1, cos))
         chance = '' if p != p else f', probability {p:.2f}'
-        out.append(f'<tr class="{"yes" if yes else "no"}" title="{html.escape(f"{name}: cosine {_signed(cos)}{chance}")}"><td>{html.escape(name if group != "AUs" else label)}</td>'
-                   f'<td class=track><div><i style="left:{50 + 50*min(x, 0):.1f}%;width:{50*abs(x):.1f}%"></i></div></td><td>{_signed(cos)}</td></tr>')
+        out.append(f'<tr class="{"yes" if yes else "no"}" title="{html.escape(f"{name}: cosine {_number(cos)}{chance}")}"><td>{html.escape(name if group != "AUs" else label)}</td>'
+                   f'<td class=track><div><i style="left:{50 + 50*min(x, 0):.1f}%;width:{50*abs(x):.1f}%"></i></div></td><td>{_number(cos)}</td></tr>')
     return f'<table aria-label="cosine of the face with each text">{"".join(out)}</table>'
 
 class _Map:
@@ -221,7 +219,7 @@ class FacePlayground(W.VBox):
     def _note(self):
         for k, w in self.notes.items():
             mine = self.moves[self.moves['model'] == k]
-            lines = [f'cosine to the face before: {_signed(mine["cosine"].iloc[-1])}<br>moves, in mean distances of two faces'] if len(mine) else ['Press a button: how far does the embedding move?<br>&nbsp;']
+            lines = [f'cosine to the face before: {_number(mine["cosine"].iloc[-1])}<br>moves, in mean distances of two faces'] if len(mine) else ['Press a button: how far does the embedding move?<br>&nbsp;']
             for move in (_PERSON, _EXPRESSION):
                 share = mine.loc[mine['move'] == move, 'share']
                 lines.append(f'other {move.split()[-1]}: ' + (f'<b>{share.iloc[-1]:.2f}</b>, mean of {len(share)}: <b>{share.mean():.2f}</b>' if len(share) and mine['move'].iloc[-1] == move
