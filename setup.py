@@ -1,4 +1,5 @@
 "Packaging: every value comes from settings.ini."
+
 from configparser import ConfigParser
 from pathlib import Path
 from setuptools import find_packages, setup
@@ -6,7 +7,15 @@ from setuptools import find_packages, setup
 config = ConfigParser()
 config.read('settings.ini', encoding='utf-8')
 cfg = config['DEFAULT']
-statuses = {'1': 'Planning', '2': 'Pre-Alpha', '3': 'Alpha', '4': 'Beta', '5': 'Production/Stable', '6': 'Mature', '7': 'Inactive'}
+statuses = {
+    '1': 'Planning',
+    '2': 'Pre-Alpha',
+    '3': 'Alpha',
+    '4': 'Beta',
+    '5': 'Production/Stable',
+    '6': 'Mature',
+    '7': 'Inactive',
+}
 readme = Path('README.md')
 
 setup(
@@ -22,20 +31,23 @@ setup(
     license='Apache-2.0',
     license_files=['LICENSE'],
     classifiers=[
-        f"Development Status :: {cfg['status']} - {statuses[cfg['status']]}",
-        f"Intended Audience :: {cfg['audience']}",
-        f"Natural Language :: {cfg['language']}",
+        f'Development Status :: {cfg["status"]} - {statuses[cfg["status"]]}',
+        f'Intended Audience :: {cfg["audience"]}',
+        f'Natural Language :: {cfg["language"]}',
         'Programming Language :: Python :: 3',
     ],
-    python_requires=f">={cfg['min_python']}",
+    python_requires=f'>={cfg["min_python"]}',
     install_requires=cfg['requirements'].split(),
-    extras_require={extra: cfg[f'{extra}_requirements'].split() for extra in ('dev', 'bench', 'faces')},
+    extras_require={
+        extra: cfg[f'{extra}_requirements'].split() for extra in ('dev', 'bench', 'faces')
+    },
     packages=find_packages(include=[cfg['lib_name']]),
-    # clef_nb/data is a link to data/: one set of tables for the notebooks and for the installed package
+    # clef_nb/data is a link to data/: one set of tables for the notebooks and for the installed
+    # package
     package_data={cfg['lib_name']: ['assets/*', 'data/*.csv']},
     entry_points={
         'console_scripts': cfg['console_scripts'].split(),
-        'nbdev': [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"],
+        'nbdev': [f'{cfg["lib_path"]}={cfg["lib_path"]}._modidx:d'],
     },
     zip_safe=False,
 )

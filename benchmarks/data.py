@@ -1,20 +1,34 @@
-"""How fast pictures reach the towers: a batch from the cache beside Pillow's decoding, augmentation beside torchvision's transforms and kornia, decoding once beside a loop over Pillow, and what reading ahead saves.
+"""How fast pictures reach the towers: a batch from the cache beside Pillow's decoding, augmentation
+beside torchvision's transforms and kornia, decoding once beside a loop over Pillow, and what
+reading ahead saves.
 
     python benchmarks/data.py [--rounds 5] [--quick]
 
-fetch: 256 pictures of 64 px, from the cache (its pages are in memory) and decoded by Pillow from JPEG files of that size, both to uint8 and to floats.
-augmentation: the same batch, from uint8 to float. torchvision's transforms v1, one picture at a time, are the usual RandomResizedCrop, RandomRotation (both bilinear, as ours), RandomHorizontalFlip, ColorJitter with hue and RandomGrayscale, on PIL images and on uint8 tensors; `over` is the faster of the two. kornia does the batch at once, with draws for each picture.
-decoding: frames of BP4D's size (1040 x 1392, made up) to 64 and 224 px, central square. `difference` is the mean over pixels of the absolute difference to Pillow, of 255, and `most` the largest. 'reduced' lets libjpeg shrink by 2, 4 or 8 while it decodes, to at least twice the size wanted; clef_nb does not do it, because of what it changes.
-waiting: share of a loop spent waiting for images, where a batch is decoded by Pillow from JPEG files and clef-tiny's image tower takes a forward and a backward pass; the first batch, for which one always waits, is counted. Wall time, so it depends on the number of cores and on what else runs.
-`ratio` is CPU time as a multiple of `over`'s, medians of alternated rounds, one thread: below 1 is faster, 1/ratio is how many times as fast.
+fetch: 256 pictures of 64 px, from the cache (its pages are in memory) and decoded by Pillow from
+JPEG files of that size, both to uint8 and to floats. augmentation: the same batch, from uint8 to
+float. torchvision's transforms v1, one picture at a time, are the usual RandomResizedCrop,
+RandomRotation (both bilinear, as ours), RandomHorizontalFlip, ColorJitter with hue and
+RandomGrayscale, on PIL images and on uint8 tensors; `over` is the faster of the two. kornia does
+the batch at once, with draws for each picture. decoding: frames of BP4D's size (1040 x 1392, made
+up) to 64 and 224 px, central square. `difference` is the mean over pixels of the absolute
+difference to Pillow, of 255, and `most` the largest. 'reduced' lets libjpeg shrink by 2, 4 or 8
+while it decodes, to at least twice the size wanted; clef_nb does not do it, because of what it
+changes. waiting: share of a loop spent waiting for images, where a batch is decoded by Pillow from
+JPEG files and clef-tiny's image tower takes a forward and a backward pass; the first batch, for
+which one always waits, is counted. Wall time, so it depends on the number of cores and on what else
+runs. `ratio` is CPU time as a multiple of `over`'s, medians of alternated rounds, one thread: below
+1 is faster, 1/ratio is how many times as fast.
 """
+
 import argparse, itertools, shutil, statistics, tempfile, time
 from pathlib import Path
 from machine import about, alternate, one_thread, peer, save, show
+
 one_thread()
 import numpy as np
 import pandas as pd
 import torch
+
 torch.set_num_threads(1)
 from PIL import Image
 from torchvision import transforms as T
@@ -24,103 +38,241 @@ from clef_nb.people import draw_shot, draw_subject, render
 from clef_nb.towers import load_model
 
 HERE = Path(__file__).resolve().parent
-TARGETS = {'fetch': 1/20, 'augmentation': 1/3}
+TARGETS = {'fetch': 1 / 20, 'augmentation': 1 / 3}
 PILLOW = 'Pillow'
+
 
 def faces(n, size, seed=0):
     "`n` faces with the noise of a camera"
     rng = np.random.default_rng(seed)
     for i in range(n):
-        x = render(draw_subject(rng, f'F{i:03}', .5), {12: rng.uniform(0, 5)}, draw_shot(rng, .5), size)
+        x = render(
+            draw_subject(rng, f'F{i:03}', 0.5), {12: rng.uniform(0, 5)}, draw_shot(rng, 0.5), size
+        )
         yield (x + rng.normal(0, 3, x.shape)).clip(0, 255).astype(np.uint8)
+
 
 def written(root, pictures, n):
     "A table of `n` JPEG files, which show the pictures in turn"
     root.mkdir()
-    for x, i in zip(itertools.cycle(pictures), range(n)): Image.fromarray(x).save(root/f'{i}.jpg', quality=90)
+    for x, i in zip(itertools.cycle(pictures), range(n)):
+        Image.fromarray(x).save(root / f'{i}.jpg', quality=90)
     return FrameTable(pd.DataFrame(dict(path=[f'{i}.jpg' for i in range(n)])), root)
 
-def row(part, method, over, time, base, target=None): return dict(part=part, method=method, over=over, ratio=time[0]/base[0], target=target, cpu_ms=time[0]*1e3, wall_ms=time[1]*1e3)
+
+def row(part, method, over, time, base, target=None):
+    return dict(
+        part=part,
+        method=method,
+        over=over,
+        ratio=time[0] / base[0],
+        target=target,
+        cpu_ms=time[0] * 1e3,
+        wall_ms=time[1] * 1e3,
+    )
+
+
 def rows(part, ways, over, rounds, own=None):
     times = alternate(ways, rounds)
-    return [row(part, w, over, t, times[over], TARGETS.get(part) if w == own else None) for w, t in times.items()]
+    return [
+        row(part, w, over, t, times[over], TARGETS.get(part) if w == own else None)
+        for w, t in times.items()
+    ]
 
-def pillow_batch(paths): return np.stack([np.array(Image.open(p).convert('RGB')) for p in paths])
+
+def pillow_batch(paths):
+    return np.stack([np.array(Image.open(p).convert('RGB')) for p in paths])
+
 
 def measure_fetch(rounds, table, images, n):
-    paths, at = table.image_paths(), np.sort(np.random.default_rng(0).choice(len(table), n, replace=False))
+    paths, at = (
+        table.image_paths(),
+        np.sort(np.random.default_rng(0).choice(len(table), n, replace=False)),
+    )
     assert np.abs(pillow_batch(paths[:8]).astype(int) - images[:8]).max() <= 2
-    bytes_ = rows('fetch', {PILLOW: lambda: torch.from_numpy(pillow_batch([paths[i] for i in at])), 'clef_nb': lambda: fetch(images, at)}, PILLOW, rounds, 'clef_nb')
-    return bytes_ + rows('fetch, as floats', {PILLOW: lambda: to_float(pillow_batch([paths[i] for i in at])), 'clef_nb': lambda: to_float(fetch(images, at))}, PILLOW, rounds)
+    bytes_ = rows(
+        'fetch',
+        {
+            PILLOW: lambda: torch.from_numpy(pillow_batch([paths[i] for i in at])),
+            'clef_nb': lambda: fetch(images, at),
+        },
+        PILLOW,
+        rounds,
+        'clef_nb',
+    )
+    return bytes_ + rows(
+        'fetch, as floats',
+        {
+            PILLOW: lambda: to_float(pillow_batch([paths[i] for i in at])),
+            'clef_nb': lambda: to_float(fetch(images, at)),
+        },
+        PILLOW,
+        rounds,
+    )
+
 
 def measure_augmentation(rounds, images, n):
-    x = fetch(images, np.arange(n)); size = x.shape[1]; part = 'augmentation'
+    x = fetch(images, np.arange(n))
+    size = x.shape[1]
+    part = 'augmentation'
     bilinear = T.InterpolationMode.BILINEAR
-    usual = [T.RandomResizedCrop(size, scale=(.49, 1.), ratio=(1., 1.), interpolation=bilinear), T.RandomRotation(12, interpolation=bilinear), T.RandomHorizontalFlip(), T.ColorJitter(.3, .3, .3, .03), T.RandomGrayscale(.1)]
-    on_pil, on_tensors, last = T.Compose([*usual, T.ToTensor()]), T.Compose([*usual, T.ConvertImageDtype(torch.float32)]), x.permute(0, 3, 1, 2).contiguous()
+    usual = [
+        T.RandomResizedCrop(size, scale=(0.49, 1.0), ratio=(1.0, 1.0), interpolation=bilinear),
+        T.RandomRotation(12, interpolation=bilinear),
+        T.RandomHorizontalFlip(),
+        T.ColorJitter(0.3, 0.3, 0.3, 0.03),
+        T.RandomGrayscale(0.1),
+    ]
+    on_pil, on_tensors, last = (
+        T.Compose([*usual, T.ToTensor()]),
+        T.Compose([*usual, T.ConvertImageDtype(torch.float32)]),
+        x.permute(0, 3, 1, 2).contiguous(),
+    )
     pil = [Image.fromarray(v) for v in x.numpy()]
-    ways = {'torchvision, PIL images': lambda: torch.stack([on_pil(v) for v in pil]), 'torchvision, tensors': lambda: torch.stack([on_tensors(v) for v in last]), 'clef_nb': lambda: augment(to_float(x))}
+    ways = {
+        'torchvision, PIL images': lambda: torch.stack([on_pil(v) for v in pil]),
+        'torchvision, tensors': lambda: torch.stack([on_tensors(v) for v in last]),
+        'clef_nb': lambda: augment(to_float(x)),
+    }
     if peer('kornia'):
         import kornia.augmentation as K
-        batched = K.AugmentationSequential(K.RandomResizedCrop((size, size), scale=(.49, 1.), ratio=(1., 1.)), K.RandomRotation(12., p=1.), K.RandomHorizontalFlip(), K.ColorJitter(.3, .3, .3, .03, p=1.), K.RandomGrayscale(p=.1), same_on_batch=False)
+
+        batched = K.AugmentationSequential(
+            K.RandomResizedCrop((size, size), scale=(0.49, 1.0), ratio=(1.0, 1.0)),
+            K.RandomRotation(12.0, p=1.0),
+            K.RandomHorizontalFlip(),
+            K.ColorJitter(0.3, 0.3, 0.3, 0.03, p=1.0),
+            K.RandomGrayscale(p=0.1),
+            same_on_batch=False,
+        )
         ways['kornia'] = lambda: batched(to_float(x))
-    times = alternate(ways, rounds); over = min(list(ways)[:2], key=lambda w: times[w])
-    return [row(part, w, over, t, times[over], TARGETS[part] if w == 'clef_nb' else None) for w, t in times.items()]
+    times = alternate(ways, rounds)
+    over = min(list(ways)[:2], key=lambda w: times[w])
+    return [
+        row(part, w, over, t, times[over], TARGETS[part] if w == 'clef_nb' else None)
+        for w, t in times.items()
+    ]
+
 
 def pillow_frame(path, size, reduced=False):
     "The central square of a JPEG file, shrunk"
     with Image.open(path) as im:
-        if reduced: im.draft('RGB', (im.width*2*size//min(im.size), im.height*2*size//min(im.size)))
-        im = im.convert('RGB'); s = min(im.size); left, top = (im.width - s)//2, (im.height - s)//2
-        return np.asarray(im.resize((size, size), Image.BILINEAR, box=(left, top, left + s, top + s)))
+        if reduced:
+            im.draft(
+                'RGB', (im.width * 2 * size // min(im.size), im.height * 2 * size // min(im.size))
+            )
+        im = im.convert('RGB')
+        s = min(im.size)
+        left, top = (im.width - s) // 2, (im.height - s) // 2
+        return np.asarray(
+            im.resize((size, size), Image.BILINEAR, box=(left, top, left + s, top + s))
+        )
+
 
 def measure_decoding(rounds, table, size, folder):
     paths, part = table.image_paths(), f'decoding to {size} px'
+
     def cache():
         shutil.rmtree(folder, ignore_errors=True)
         return frame_cache(table, size, 'centre', folder, progress=False)
-    ways = {PILLOW: lambda: np.stack([pillow_frame(p, size) for p in paths]), 'Pillow, reduced': lambda: np.stack([pillow_frame(p, size, True) for p in paths]), 'clef_nb': cache}
-    found = rows(part, ways, PILLOW, rounds); whole = ways[PILLOW]().astype(int)
+
+    ways = {
+        PILLOW: lambda: np.stack([pillow_frame(p, size) for p in paths]),
+        'Pillow, reduced': lambda: np.stack([pillow_frame(p, size, True) for p in paths]),
+        'clef_nb': cache,
+    }
+    found = rows(part, ways, PILLOW, rounds)
+    whole = ways[PILLOW]().astype(int)
     for r in found:
         apart = np.abs(ways[r['method']]() - whole)
-        r |= dict(difference=apart.mean(), most=apart.max(), images_per_s=len(paths)/r['cpu_ms']*1e3)
+        r |= dict(
+            difference=apart.mean(), most=apart.max(), images_per_s=len(paths) / r['cpu_ms'] * 1e3
+        )
     return found
+
 
 def measure_waiting(rounds, table, n, steps):
     paths, model = table.image_paths(), load_model('clef-tiny', None).train()
     todo = [np.random.default_rng(i).choice(len(table), n, replace=False) for i in range(steps)]
-    def load(at): return torch.from_numpy(pillow_batch([paths[i] for i in at]))
+
+    def load(at):
+        return torch.from_numpy(pillow_batch([paths[i] for i in at]))
+
     def plain(items, load):
         for item in items:
-            start = time.perf_counter(); loaded = load(item)
+            start = time.perf_counter()
+            loaded = load(item)
             yield item, loaded, time.perf_counter() - start
-    ways = {'one by one': plain, 'prefetch': prefetch}; share, took = ({k: [] for k in ways} for _ in range(2))
+
+    ways = {'one by one': plain, 'prefetch': prefetch}
+    share, took = ({k: [] for k in ways} for _ in range(2))
     for _ in range(rounds):
         for name, way in ways.items():
             waited, start = 0, time.perf_counter()
-            for _, x, w in way(todo, load): waited += w; model.encode_image(to_float(x)).square().sum().backward()
-            took[name].append((time.perf_counter() - start)/steps); share[name].append(waited/steps/took[name][-1])
-    return [dict(part='waiting', method=k, over='one by one', waited=statistics.median(share[k]), wall_ms=statistics.median(took[k])*1e3) for k in ways]
+            for _, x, w in way(todo, load):
+                waited += w
+                model.encode_image(to_float(x)).square().sum().backward()
+            took[name].append((time.perf_counter() - start) / steps)
+            share[name].append(waited / steps / took[name][-1])
+    return [
+        dict(
+            part='waiting',
+            method=k,
+            over='one by one',
+            waited=statistics.median(share[k]),
+            wall_ms=statistics.median(took[k]) * 1e3,
+        )
+        for k in ways
+    ]
 
-def main(rounds=5, n=256, frames=64, steps=10, out=HERE/'results'/'data.csv'):
+
+def main(rounds=5, n=256, frames=64, steps=10, out=HERE / 'results' / 'data.csv'):
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        small = written(root/'small', list(faces(min(n, 32), 64)), 2*n)
-        images = frame_cache(small, 64, folder=root/'cache', progress=False)
+        small = written(root / 'small', list(faces(min(n, 32), 64)), 2 * n)
+        images = frame_cache(small, 64, folder=root / 'cache', progress=False)
         found = measure_fetch(rounds, small, images, n) + measure_augmentation(rounds, images, n)
-        large = written(root/'large', [np.pad(x, ((176, 176), (0, 0), (0, 0)), mode='reflect') for x in faces(min(frames, 4), 1040)], frames)
-        for size in (64, 224): found += measure_decoding(rounds, large, size, root/'decoded')
+        large = written(
+            root / 'large',
+            [
+                np.pad(x, ((176, 176), (0, 0), (0, 0)), mode='reflect')
+                for x in faces(min(frames, 4), 1040)
+            ],
+            frames,
+        )
+        for size in (64, 224):
+            found += measure_decoding(rounds, large, size, root / 'decoded')
         found += measure_waiting(rounds, small, n, steps)
-    table = pd.DataFrame(found).reindex(columns=['part', 'method', 'over', 'ratio', 'target', 'images_per_s', 'difference', 'most', 'waited', 'cpu_ms', 'wall_ms'])
+    table = pd.DataFrame(found).reindex(
+        columns=[
+            'part',
+            'method',
+            'over',
+            'ratio',
+            'target',
+            'images_per_s',
+            'difference',
+            'most',
+            'waited',
+            'cpu_ms',
+            'wall_ms',
+        ]
+    )
     show(table.drop(columns=['over']))
-    facts = about('torch', 'torchvision', 'pillow', 'kornia', 'numpy', rounds=rounds, images=n, frames=frames)
-    if out: save(table.assign(**facts), out)
+    facts = about(
+        'torch', 'torchvision', 'pillow', 'kornia', 'numpy', rounds=rounds, images=n, frames=frames
+    )
+    if out:
+        save(table.assign(**facts), out)
     print('\n' + ', '.join(f'{k} {v}' for k, v in facts.items()))
+
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--quick', action='store_true', help='few images, one round, nothing saved')
     args = parser.parse_args()
-    if args.quick: main(1, 32, 4, 3, None)
-    else: main(args.rounds)
+    if args.quick:
+        main(1, 32, 4, 3, None)
+    else:
+        main(args.rounds)

@@ -1,12 +1,23 @@
-"""How long it takes to read FER2013's pixels: as usual (pandas and np.fromstring), by `ferplus` the first time, and from the array that it keeps.
+"""How long it takes to read FER2013's pixels: as usual (pandas and np.fromstring), by `ferplus` the
+first time, and from the array that it keeps.
 
     python benchmarks/ferplus.py [--rounds 5] [--rows 35887]
 
-A fer2013.csv and a fer2013new.csv of the official length are written to a temporary folder (half of the pictures smooth, half noise, so that numbers have one to three digits) and read once, so that the disk plays no part.
-Rounds alternate between the ways; a row gives the medians of CPU time and wall time. Ratios are of CPU time, which other work on the machine hardly touches. One thread. Numba's compilation, or its reading from the cache, is done before and its time printed.
+A fer2013.csv and a fer2013new.csv of the official length are written to a temporary folder (half of
+the pictures smooth, half noise, so that numbers have one to three digits) and read once, so that
+the disk plays no part. Rounds alternate between the ways; a row gives the medians of CPU time and
+wall time. Ratios are of CPU time, which other work on the machine hardly touches. One thread.
+Numba's compilation, or its reading from the cache, is done before and its time printed.
 """
+
 import argparse, datetime, os, shutil, statistics, tempfile, time
-os.environ.update(dict.fromkeys(('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS', 'NUMBA_NUM_THREADS'), '1'))  # before numpy
+
+# before numpy
+os.environ.update(
+    dict.fromkeys(
+        ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS', 'NUMBA_NUM_THREADS'), '1'
+    )
+)
 import platform
 from pathlib import Path
 import numba
@@ -19,61 +30,126 @@ from machine import cpu_model, save
 HERE = Path(__file__).resolve().parent
 TARGETS = {'parsed and kept': 2.2, 'from the array': 100}
 
+
 def write(root, rows, seed=0):
     "Two files in the official form; returns the pixels"
     rng, words = np.random.default_rng(seed), np.array([str(i) for i in range(256)], dtype=object)
-    usage = np.repeat(['Training', 'PublicTest', 'PrivateTest'], [rows - 2*(rows//10), rows//10, rows//10])
-    x = np.empty((rows, 48*48), np.uint8)
-    with open(root/'fer2013.csv', 'w') as f:
+    usage = np.repeat(
+        ['Training', 'PublicTest', 'PrivateTest'], [rows - 2 * (rows // 10), rows // 10, rows // 10]
+    )
+    x = np.empty((rows, 48 * 48), np.uint8)
+    with open(root / 'fer2013.csv', 'w') as f:
         f.write('emotion,pixels,Usage\n')
         for i in range(rows):
-            x[i] = rng.integers(0, 256, 48*48) if i % 2 else np.clip(rng.integers(20, 235) + rng.normal(0, 4, 48*48).cumsum(), 0, 255)
+            x[i] = (
+                rng.integers(0, 256, 48 * 48)
+                if i % 2
+                else np.clip(rng.integers(20, 235) + rng.normal(0, 4, 48 * 48).cumsum(), 0, 255)
+            )
             f.write(f'{i % 7},{" ".join(words[x[i]])},{usage[i]}\n')
-    votes = rng.multinomial(10, [.2, .3] + [.0625]*8, size=rows)
-    with open(root/'fer2013new.csv', 'w') as f:
+    votes = rng.multinomial(10, [0.2, 0.3] + [0.0625] * 8, size=rows)
+    with open(root / 'fer2013new.csv', 'w') as f:
         f.write(','.join(['Usage', 'Image name', *FERPLUS_EXPRESSIONS, 'unknown', 'NF']) + '\n')
-        for i, v in enumerate(votes.tolist()): f.write(f'{usage[i]},fer{i:07}.png,{",".join(map(str, v))}\n')
+        for i, v in enumerate(votes.tolist()):
+            f.write(f'{usage[i]},fer{i:07}.png,{",".join(map(str, v))}\n')
     return x.reshape(-1, 48, 48)
+
 
 def usual(file):
     df = pd.read_csv(file)
-    return np.stack([np.fromstring(s, dtype=np.uint8, sep=' ') for s in df['pixels']]).reshape(-1, 48, 48)
+    return np.stack([np.fromstring(s, dtype=np.uint8, sep=' ') for s in df['pixels']]).reshape(
+        -1, 48, 48
+    )
+
 
 def once(step, times=1):
     w, c = time.perf_counter(), time.process_time()
-    for _ in range(times): out = step()
-    return out, (time.process_time() - c)/times, (time.perf_counter() - w)/times
+    for _ in range(times):
+        out = step()
+    return out, (time.process_time() - c) / times, (time.perf_counter() - w) / times
 
-def main(rounds=5, rows=35_887, out=HERE/'results'/'ferplus.csv'):
+
+def main(rounds=5, rows=35_887, out=HERE / 'results' / 'ferplus.csv'):
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder); kept = root/'kept'
-        x = write(root, rows); file = root/'fer2013.csv'
-        small = root/'small'; small.mkdir(); write(small, 30)
-        _, compiled, _ = once(lambda: wild._parse(small/'fer2013.csv'))
+        root = Path(folder)
+        kept = root / 'kept'
+        x = write(root, rows)
+        file = root / 'fer2013.csv'
+        small = root / 'small'
+        small.mkdir()
+        write(small, 30)
+        _, compiled, _ = once(lambda: wild._parse(small / 'fer2013.csv'))
+
         def first():
             shutil.rmtree(kept, ignore_errors=True)
             return wild._fer2013(file, kept)
-        def array(): return np.load(kept/wild._fer2013(file, kept)[0], mmap_mode='r')
+
+        def array():
+            return np.load(kept / wild._fer2013(file, kept)[0], mmap_mode='r')
+
         def first_call():
             shutil.rmtree(kept, ignore_errors=True)
             return wild.ferplus(root, cache=kept)
-        ways = {'pandas + np.fromstring': (lambda: usual(file), 1), 'parsed': (lambda: wild._parse(file)[0], 1), 'parsed and kept': (first, 1), 'from the array': (array, 20), 'from the array, every byte read': (lambda: int(array().max()), 1),
-                'ferplus(), first call': (first_call, 1), 'ferplus(), later calls': (lambda: wild.ferplus(root, cache=kept), 1)}
+
+        ways = {
+            'pandas + np.fromstring': (lambda: usual(file), 1),
+            'parsed': (lambda: wild._parse(file)[0], 1),
+            'parsed and kept': (first, 1),
+            'from the array': (array, 20),
+            'from the array, every byte read': (lambda: int(array().max()), 1),
+            'ferplus(), first call': (first_call, 1),
+            'ferplus(), later calls': (lambda: wild.ferplus(root, cache=kept), 1),
+        }
         cpu, wall = {k: [] for k in ways}, {k: [] for k in ways}
         for i in range(rounds):
             for name, (step, times) in ways.items():
-                result, c, w = once(step, times); cpu[name].append(c); wall[name].append(w)
-                if i == 0 and isinstance(result, np.ndarray): assert (result == x).all(), name
+                result, c, w = once(step, times)
+                cpu[name].append(c)
+                wall[name].append(w)
+                if i == 0 and isinstance(result, np.ndarray):
+                    assert (result == x).all(), name
                 del result
         size = file.stat().st_size
     base, base_wall = (statistics.median(v['pandas + np.fromstring']) for v in (cpu, wall))
-    table = pd.DataFrame([dict(way=k, cpu_ms=round(statistics.median(cpu[k])*1e3, 1), wall_ms=round(statistics.median(wall[k])*1e3, 1), cpu_ratio=round(base/statistics.median(cpu[k]), 1), wall_ratio=round(base_wall/statistics.median(wall[k]), 1), target=TARGETS.get(k)) for k in ways])
-    print(f'{rows:,} pictures, {size/1e6:,.0f} MB of text; numba took {compiled:.1f} s of CPU time beforehand\n')
+    table = pd.DataFrame(
+        [
+            dict(
+                way=k,
+                cpu_ms=round(statistics.median(cpu[k]) * 1e3, 1),
+                wall_ms=round(statistics.median(wall[k]) * 1e3, 1),
+                cpu_ratio=round(base / statistics.median(cpu[k]), 1),
+                wall_ratio=round(base_wall / statistics.median(wall[k]), 1),
+                target=TARGETS.get(k),
+            )
+            for k in ways
+        ]
+    )
+    print(
+        f'{rows:,} pictures, {size / 1e6:,.0f} MB of text; numba took {compiled:.1f} s of CPU time'
+        ' beforehand\n'
+    )
     print(f'{"":34}{"CPU ms":>9}{"wall ms":>9}{"CPU ratio":>11}{"wall ratio":>11}{"target":>8}')
-    for r in table.to_dict('records'): print(f'{r["way"]:34}{r["cpu_ms"]:9.1f}{r["wall_ms"]:9.1f}{r["cpu_ratio"]:11.1f}{r["wall_ratio"]:11.1f}' + ('' if pd.isna(r['target']) else f'{r["target"]:8g}'))
-    about = dict(rows=rows, rounds=rounds, threads=1, numba_s=round(compiled, 1), cpu=cpu_model(), python=platform.python_version(), numpy=np.__version__, pandas=pd.__version__, numba=numba.__version__, date=datetime.date.today().isoformat())
-    if out: save(table.assign(**about), out)
+    for r in table.to_dict('records'):
+        print(
+            f'{r["way"]:34}{r["cpu_ms"]:9.1f}{r["wall_ms"]:9.1f}{r["cpu_ratio"]:11.1f}{r["wall_ratio"]:11.1f}'
+            + ('' if pd.isna(r['target']) else f'{r["target"]:8g}')
+        )
+    about = dict(
+        rows=rows,
+        rounds=rounds,
+        threads=1,
+        numba_s=round(compiled, 1),
+        cpu=cpu_model(),
+        python=platform.python_version(),
+        numpy=np.__version__,
+        pandas=pd.__version__,
+        numba=numba.__version__,
+        date=datetime.date.today().isoformat(),
+    )
+    if out:
+        save(table.assign(**about), out)
     print('\n' + ', '.join(f'{k} {v}' for k, v in about.items()))
+
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

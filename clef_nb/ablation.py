@@ -30,322 +30,720 @@ from .towers import load_model
 
 # %% ../nbs/14c_ablation.ipynb #rows
 def ablation_rows(
-) -> pd.DataFrame: # index row, such as 'CLEF PA PI I N D'; columns init, pa, pi, names, descriptions (bool), and in percent bp4d_f1, rafdb_accuracy
+    # index row, such as 'CLEF PA PI I N D'; columns init, pa, pi, names, descriptions (bool), and
+    # in percent bp4d_f1, rafdb_accuracy
+) -> pd.DataFrame:
     "The 13 rows of the paper's ablation with their published results."
     df = published('ablation')
     df.index = pd.Index([row_name(r) for _, r in df.iterrows()], name='row')
-    return df[['init', 'pa', 'pi', 'names', 'descriptions', 'bp4d_f1', 'rafdb_accuracy']].astype(dict.fromkeys(('pa', 'pi', 'names', 'descriptions'), bool))
+    return df[['init', 'pa', 'pi', 'names', 'descriptions', 'bp4d_f1', 'rafdb_accuracy']].astype(
+        dict.fromkeys(('pa', 'pi', 'names', 'descriptions'), bool)
+    )
+
 
 def choose_rows(
-    names:list[str]|None=None, # names of rows, with + or blanks between the parts, or 'CLIP', 'FaRL', 'CLEF' for all rows of one start; None for all
-) -> list[str]:                # in the order of the table
+    # names of rows, with + or blanks between the parts, or 'CLIP', 'FaRL', 'CLEF' for all rows of
+    # one start; None for all
+    names: list[str] | None = None,
+) -> list[str]:  # in the order of the table
     "Names of rows. Raises ValueError for a row that the table does not have."
     table, wanted = ablation_rows(), set()
     for name in table.index if names is None else names:
         plain = ' '.join(name.replace('+', ' ').split())
         found = table.index[(table.index == plain) | (table['init'] == plain)]
-        if not len(found): raise ValueError(f'there is no row {name!r} in the ablation; choose from {", ".join(r.replace(" ", "+") for r in table.index)}, or CLIP, FaRL or CLEF for all of one start')
+        if not len(found):
+            raise ValueError(
+                f'there is no row {name!r} in the ablation; choose from'
+                f' {", ".join(r.replace(" ", "+") for r in table.index)}, or CLIP, FaRL or CLEF for'
+                ' all of one start'
+            )
         wanted |= set(found)
     return [r for r in table.index if r in wanted]
 
 # %% ../nbs/14c_ablation.ipynb #source
-TWINS = dict(bp4d=dict(n_subjects=41, frames_per_sequence=24), bp4d_plus=dict(n_subjects=36, frames_per_sequence=24), disfa=dict(n_subjects=27, frames_per_subject=160),
-             rafdb=dict(n_train=2100, n_test=700), affectnet=dict(n_train=2400, n_validation=800), ferplus=dict(n_train=2400, n_public=100, n_private=800))  # sizes of the twins
+TWINS = dict(
+    bp4d=dict(n_subjects=41, frames_per_sequence=24),
+    bp4d_plus=dict(n_subjects=36, frames_per_sequence=24),
+    disfa=dict(n_subjects=27, frames_per_subject=160),
+    # sizes of the twins
+    rafdb=dict(n_train=2100, n_test=700),
+    affectnet=dict(n_train=2400, n_validation=800),
+    ferplus=dict(n_train=2400, n_public=100, n_private=800),
+)
+
 
 class Source(NamedTuple):
     "A data set, ready to train on"
-    name:str            # such as 'bp4d'
-    table:FrameTable    # one row a frame
-    images:np.ndarray   # uint8 [N, size, size, 3]
-    twin:bool           # rendered, not the data set itself
-    ran_on:str          # 'rendered twin of BP4D' or 'real BP4D'
-    said:str            # a sentence about it
+
+    name: str  # such as 'bp4d'
+    table: FrameTable  # one row a frame
+    images: np.ndarray  # uint8 [N, size, size, 3]
+    twin: bool  # rendered, not the data set itself
+    ran_on: str  # 'rendered twin of BP4D' or 'real BP4D'
+    said: str  # a sentence about it
+
 
 def open_source(
-    name:str,                # bp4d, bp4d_plus, disfa, rafdb, affectnet or ferplus
-    root:str|Path|None=None, # folder of the data set or of a twin; None takes its environment variable, and where that is not set, a twin
-    size:int=64,             # pixels a side
-    folder:str|Path='data',  # where twins and decoded pictures are kept
-    twin:dict|None=None,     # arguments of the twin's writer; None for those of `TWINS`
-    **options,               # for the loader, such as classes=7 of affectnet; and crop= of `frame_cache`
-) -> Source:                 # table, pictures and what they are
-    "Open a data set for an experiment. Raises ValueError for an unknown name, FileNotFoundError for a folder that does not exist, and what the loader and `frame_cache` raise."
-    if name not in WRITERS: raise ValueError(f'there is no data set {name!r}; choose one of {", ".join(WRITERS)}')
+    name: str,  # bp4d, bp4d_plus, disfa, rafdb, affectnet or ferplus
+    # folder of the data set or of a twin; None takes its environment variable, and where that is
+    # not set, a twin
+    root: str | Path | None = None,
+    size: int = 64,  # pixels a side
+    folder: str | Path = 'data',  # where twins and decoded pictures are kept
+    twin: dict | None = None,  # arguments of the twin's writer; None for those of `TWINS`
+    # for the loader, such as classes=7 of affectnet; and crop= of `frame_cache`
+    **options,
+) -> Source:  # table, pictures and what they are
+    """Open a data set for an experiment.
+
+    Raises ValueError for an unknown name, FileNotFoundError for a folder that does not exist, and
+    what the loader and `frame_cache` raise.
+    """
+    if name not in WRITERS:
+        raise ValueError(f'there is no data set {name!r}; choose one of {", ".join(WRITERS)}')
     about, crop = datasets().loc[name], options.pop('crop', None)
     root = root or os.environ.get(about['variable'])
     if root is None:
         want = (TWINS[name] if twin is None else twin) | dict(seed=0)
-        root = Path(folder)/'-'.join([name.replace('_', '-'), 'twin', *map(str, want.values())])
+        root = Path(folder) / '-'.join([name.replace('_', '-'), 'twin', *map(str, want.values())])
         if not root.exists():
-            try: WRITERS[name](root, **want)
+            try:
+                WRITERS[name](root, **want)
             except OSError:
-                if not (root/'twin.json').is_file(): raise   # otherwise another process was faster
+                # otherwise another process was faster
+                if not (root / 'twin.json').is_file():
+                    raise
     root = Path(root)
-    if not root.is_dir(): raise FileNotFoundError(f'{root} does not exist or is no folder; give the folder of {about["title"]}, or none for a rendered twin')
-    table, rendered = load_dataset(name, root, **options), (root/'twin.json').is_file()
-    images = frame_cache(table, size, crop=crop, folder=Path(folder)/'cache', progress=False)
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f'{root} does not exist or is no folder; give the folder of {about["title"]}, or none'
+            ' for a rendered twin'
+        )
+    table, rendered = load_dataset(name, root, **options), (root / 'twin.json').is_file()
+    images = frame_cache(table, size, crop=crop, folder=Path(folder) / 'cache', progress=False)
     who = f'{len(table.subjects)} subjects, ' if table.subjects else ''
-    said = (f'This ran on a rendered twin of {about["title"]} ({who}{len(table):,} frames), not on {about["title"]} itself: its numbers say nothing about real faces.' if rendered else
-            f'This ran on {about["title"]} ({who}{len(table):,} frames).')
-    return Source(name, table, images, rendered, f'{"rendered twin of" if rendered else "real"} {about["title"]}', said)
+    said = (
+        f'This ran on a rendered twin of {about["title"]} ({who}{len(table):,} frames), not on'
+        f' {about["title"]} itself: its numbers say nothing about real faces.'
+        if rendered
+        else f'This ran on {about["title"]} ({who}{len(table):,} frames).'
+    )
+    return Source(
+        name,
+        table,
+        images,
+        rendered,
+        f'{"rendered twin of" if rendered else "real"} {about["title"]}',
+        said,
+    )
 
 # %% ../nbs/14c_ablation.ipynb #begin
-PAPER = dict(model=RECIPE['model']['name'], clip=RECIPE['model']['pretrained'], size=RECIPE['size'], pretrain=RECIPE['pretrain'], align=RECIPE['align'])
-TINY = dict(model='clef-tiny', clip='synthface', size=64, pretrain=dict(steps=160, batch_size=128), align=dict(steps=160, batch_size=128))   # what two cores can do
+PAPER = dict(
+    model=RECIPE['model']['name'],
+    clip=RECIPE['model']['pretrained'],
+    size=RECIPE['size'],
+    pretrain=RECIPE['pretrain'],
+    align=RECIPE['align'],
+)
+# what two cores can do
+TINY = dict(
+    model='clef-tiny',
+    clip='synthface',
+    size=64,
+    pretrain=dict(steps=160, batch_size=128),
+    align=dict(steps=160, batch_size=128),
+)
+
 
 def _fold(table, fold):
-    "Positions of training and test frames; a data set without subjects has its official split as fold 1"
-    if table.subjects: test = table.df['subject'].isin(table.fold(fold)[1].subjects).to_numpy()
+    """Positions of training and test frames; a data set without subjects has its official split as
+    fold 1
+    """
+    if table.subjects:
+        test = table.df['subject'].isin(table.fold(fold)[1].subjects).to_numpy()
     else:
-        if fold != 1: raise ValueError(f'there is no fold {fold}: this data set has one official split, which is fold 1')
-        train, test = (table.df['split'] == s for s in ('train', next(s for s in ('test', 'validation') if s in table.splits)))
+        if fold != 1:
+            raise ValueError(
+                f'there is no fold {fold}: this data set has one official split, which is fold 1'
+            )
+        train, test = (
+            table.df['split'] == s
+            for s in ('train', next(s for s in ('test', 'validation') if s in table.splits))
+        )
         return np.flatnonzero(train), np.flatnonzero(test)
     return np.flatnonzero(~test), np.flatnonzero(test)
 
+
 def paper_recipe(
-    source:Source, # at 224 pixels
-) -> dict:         # as `TINY`
-    "`PAPER` with as many steps of stage 2 as make the passes over the training frames of fold 1 that the recipe has for this data set."
+    source: Source,  # at 224 pixels
+) -> dict:  # as `TINY`
+    """`PAPER` with as many steps of stage 2 as make the passes over the training frames of fold 1
+    that the recipe has for this data set.
+    """
     passes, n = RECIPE['epochs'][source.name], len(_fold(source.table, 1)[0])
-    return PAPER | dict(align=PAPER['align'] | dict(steps=max(1, round(passes*n/PAPER['align']['batch_size']))))
+    return PAPER | dict(
+        align=PAPER['align'] | dict(steps=max(1, round(passes * n / PAPER['align']['batch_size'])))
+    )
+
 
 def begin(
-    name:str,               # as in `open_source`
-    kept:str,               # name of the file of results, such as '44_rafdb'
-    folder:str|Path='.',    # holds data/ and runs/
-    **options,              # as in `open_source`
-) -> tuple[Source, dict, Path]: # the data, the recipe, and the parquet of results
-    "The real set where its environment variable points to it: with `paper_recipe`, results below runs/. Otherwise the twin: with `TINY`, results in data/studies/."
+    name: str,  # as in `open_source`
+    kept: str,  # name of the file of results, such as '44_rafdb'
+    folder: str | Path = '.',  # holds data/ and runs/
+    **options,  # as in `open_source`
+) -> tuple[Source, dict, Path]:  # the data, the recipe, and the parquet of results
+    """The real set where its environment variable points to it: with `paper_recipe`, results below
+    runs/.
+
+    Otherwise the twin: with `TINY`, results in data/studies/.
+    """
     where = os.environ.get(datasets().loc[name, 'variable'])
-    real = bool(where) and not (Path(where)/'twin.json').is_file()
-    source = open_source(name, None, (PAPER if real else TINY)['size'], Path(folder)/'data', **options)
-    return source, paper_recipe(source) if real else TINY, Path(folder)/('runs/reproduction' if real else 'data/studies')/f'{kept}.parquet'
+    real = bool(where) and not (Path(where) / 'twin.json').is_file()
+    source = open_source(
+        name, None, (PAPER if real else TINY)['size'], Path(folder) / 'data', **options
+    )
+    return (
+        source,
+        paper_recipe(source) if real else TINY,
+        Path(folder) / ('runs/reproduction' if real else 'data/studies') / f'{kept}.parquet',
+    )
 
 # %% ../nbs/14c_ablation.ipynb #cell
 def left_out_scores(
-    prob:np.ndarray,    # probabilities [N, K]
-    target:np.ndarray,  # AUs: 0, 1, nan for not coded, [N, K]; expressions: position of the true one, [N]
-    unit:np.ndarray,    # subject, or group, of each frame [N]
-    labels:list[str],   # of the K columns
-) -> pd.DataFrame:      # measure (f1, auroc; or recall, accuracy), label ('mean' for all), left_out ('' for nobody), value
-    "Scores on all frames, and with one unit left out after the other. A label with one class alone has no score and is not part of the mean."
+    prob: np.ndarray,  # probabilities [N, K]
+    # AUs: 0, 1, nan for not coded, [N, K]; expressions: position of the true one, [N]
+    target: np.ndarray,
+    unit: np.ndarray,  # subject, or group, of each frame [N]
+    labels: list[str],  # of the K columns
+    # measure (f1, auroc; or recall, accuracy), label ('mean' for all), left_out ('' for nobody),
+    # value
+) -> pd.DataFrame:
+    """Scores on all frames, and with one unit left out after the other.
+
+    A label with one class alone has no score and is not part of the mean.
+    """
     codes, names = pd.factorize(np.asarray(unit), sort=True)
     w = np.vstack([np.ones(len(names)), 1 - np.eye(len(names))])
     if np.ndim(target) == 2:
         with np.errstate(invalid='ignore', divide='ignore'):
-            found = {'f1': np.stack([_f1(w @ f1_counts(p, t, unit)) for p, t in zip(prob.T, target.T)], 1),
-                     'auroc': np.stack([_auroc(*concordance(p, t, unit), w) for p, t in zip(prob.T, target.T)], 1)}
+            found = {
+                'f1': np.stack(
+                    [_f1(w @ f1_counts(p, t, unit)) for p, t in zip(prob.T, target.T)], 1
+                ),
+                'auroc': np.stack(
+                    [_auroc(*concordance(p, t, unit), w) for p, t in zip(prob.T, target.T)], 1
+                ),
+            }
         found['f1'][np.isnan(found['auroc'])] = np.nan
     else:
         right, K = prob.argmax(1) == target, len(labels)
-        hits, there = (np.stack([np.bincount(codes[m & (target == k)], minlength=len(names)) for k in range(K)], 1).astype(float) for m in (right, np.ones(len(right), bool)))
-        with np.errstate(invalid='ignore', divide='ignore'): found = {'recall': (w @ hits)/(w @ there)}
-    rows = [(m, l, x[:, k]) for m, x in found.items() for k, l in enumerate(labels)] + [(m, 'mean', np.nanmean(x, 1)) for m, x in found.items()]
-    if np.ndim(target) == 1: rows.append(('accuracy', 'mean', (w @ hits).sum(1)/(w @ there).sum(1)))
-    return pd.concat([pd.DataFrame({'measure': m, 'label': l, 'left_out': ['', *map(str, names)], 'value': np.round(x, 5)}) for m, l, x in rows], ignore_index=True)
+        hits, there = (
+            np.stack(
+                [np.bincount(codes[m & (target == k)], minlength=len(names)) for k in range(K)], 1
+            ).astype(float)
+            for m in (right, np.ones(len(right), bool))
+        )
+        with np.errstate(invalid='ignore', divide='ignore'):
+            found = {'recall': (w @ hits) / (w @ there)}
+    rows = [(m, l, x[:, k]) for m, x in found.items() for k, l in enumerate(labels)] + [
+        (m, 'mean', np.nanmean(x, 1)) for m, x in found.items()
+    ]
+    if np.ndim(target) == 1:
+        rows.append(('accuracy', 'mean', (w @ hits).sum(1) / (w @ there).sum(1)))
+    return pd.concat(
+        [
+            pd.DataFrame(
+                {
+                    'measure': m,
+                    'label': l,
+                    'left_out': ['', *map(str, names)],
+                    'value': np.round(x, 5),
+                }
+            )
+            for m, l, x in rows
+        ],
+        ignore_index=True,
+    )
 
 # %% ../nbs/14c_ablation.ipynb #towers
 def open_lab(
-    source:Source,            # data set that is recognised, and has no activities
-    lab:str='bp4d',           # data set of stage 1
-    root:str|Path|None=None,  # its folder
-    size:int=64,              # the rest as in `open_source`
-    folder:str|Path='data',
-    twin:dict|None=None,
-) -> Source:                  # of stage 1
-    "The lab set on which stage 1 is trained for a set in the wild. Raises ValueError where that would be a twin and the other one is real."
+    source: Source,  # data set that is recognised, and has no activities
+    lab: str = 'bp4d',  # data set of stage 1
+    root: str | Path | None = None,  # its folder
+    size: int = 64,  # the rest as in `open_source`
+    folder: str | Path = 'data',
+    twin: dict | None = None,
+) -> Source:  # of stage 1
+    """The lab set on which stage 1 is trained for a set in the wild.
+
+    Raises ValueError where that would be a twin and the other one is real.
+    """
     found = open_source(lab, root, size, folder, twin)
-    if found.twin and not source.twin: raise ValueError(f'stage 1 for {source.ran_on} would be trained on a {found.ran_on}; give the folder of the real one (--lab-root, or {datasets().loc[lab, "variable"]})')
+    if found.twin and not source.twin:
+        raise ValueError(
+            f'stage 1 for {source.ran_on} would be trained on a {found.ran_on}; give the folder of'
+            f' the real one (--lab-root, or {datasets().loc[lab, "variable"]})'
+        )
     return found
 
-def _about(source): return f'{source.ran_on}, {len(source.table):,} frames'
+
+def _about(source):
+    return f'{source.ran_on}, {len(source.table):,} frames'
+
 
 def _coded(there, fold, data):
     "AUs of the test frames, of which some are coded"
     target = there.label_matrix()
-    if not np.isfinite(target).any(): raise ValueError(f'fold {fold} tests {len(there):,} frames, of which none has a coded AU; choose another fold, or a copy of {data} with its labels')
+    if not np.isfinite(target).any():
+        raise ValueError(
+            f'fold {fold} tests {len(there):,} frames, of which none has a coded AU; choose another'
+            f' fold, or a copy of {data} with its labels'
+        )
     return target
 
+
 def row_towers(
-    row:str,                # name of a row
-    table:FrameTable,       # of stage 1, with activities and their texts; rows of CLIP and FaRL do not look at it
-    images:np.ndarray,      # uint8, one for each row of the table
-    seed:int,               # of stage 1
-    recipe:dict=TINY,       # as in `ablation_cell`, with farl and folder
-    farl:str|None=None,
-    folder:str|Path='.',
-) -> nn.Module:             # towers, before stage 2
-    "The towers with which a row goes into stage 2; those of stage 1 are kept in runs/ablation/. Raises ValueError for an unknown row, and for FaRL's rows without its checkpoint."
-    choose_rows([row]); r = ablation_rows().loc[row]
-    if r['init'] == 'FaRL' and not farl: raise ValueError(f"the row {row!r} starts from FaRL's weights, which are not part of this package; give their file (--farl FILE)")
+    row: str,  # name of a row
+    # of stage 1, with activities and their texts; rows of CLIP and FaRL do not look at it
+    table: FrameTable,
+    images: np.ndarray,  # uint8, one for each row of the table
+    seed: int,  # of stage 1
+    recipe: dict = TINY,  # as in `ablation_cell`, with farl and folder
+    farl: str | None = None,
+    folder: str | Path = '.',
+) -> nn.Module:  # towers, before stage 2
+    """The towers with which a row goes into stage 2; those of stage 1 are kept in runs/ablation/.
+
+    Raises ValueError for an unknown row, and for FaRL's rows without its checkpoint.
+    """
+    choose_rows([row])
+    r = ablation_rows().loc[row]
+    if r['init'] == 'FaRL' and not farl:
+        raise ValueError(
+            f"the row {row!r} starts from FaRL's weights, which are not part of this package; give"
+            ' their file (--farl FILE)'
+        )
     start = lambda: load_model(recipe['model'], farl if r['init'] == 'FaRL' else recipe['clip'])
-    if r['init'] != 'CLEF': return start()
+    if r['init'] != 'CLEF':
+        return start()
+
     def make():
-        model = start(); pretrain(model, images, table, **recipe['pretrain'] | dict(image_pairs=bool(r['pi']), activity_texts=bool(r['pa']), seed=seed, progress=False))
+        model = start()
+        pretrain(
+            model,
+            images,
+            table,
+            **recipe['pretrain']
+            | dict(
+                image_pairs=bool(r['pi']), activity_texts=bool(r['pa']), seed=seed, progress=False
+            ),
+        )
         return model
-    told = json.dumps([recipe['model'], recipe['clip'], recipe['size'], recipe['pretrain'], _hash(table), bool(r['pa']), bool(r['pi']), seed])
-    return kept(Path(folder)/'runs/ablation/towers'/hashlib.sha256(told.encode()).hexdigest()[:16], make)
+
+    told = json.dumps(
+        [
+            recipe['model'],
+            recipe['clip'],
+            recipe['size'],
+            recipe['pretrain'],
+            _hash(table),
+            bool(r['pa']),
+            bool(r['pi']),
+            seed,
+        ]
+    )
+    return kept(
+        Path(folder) / 'runs/ablation/towers' / hashlib.sha256(told.encode()).hexdigest()[:16], make
+    )
 
 # %% ../nbs/14c_ablation.ipynb #ablation-cell
 def ablation_cell(
-    row:str,                     # name of a row
-    fold:int,                    # of the official ones, from 1
-    seed:int,                    # of both stages
-    data:str='bp4d',             # data set that is recognised
-    lab:str='bp4d',              # data set of stage 1 where `data` has no activities
-    recipe:dict=TINY,            # model, clip (its weights), size in pixels, and arguments for `pretrain` and `align`
-    twins:dict=TWINS,            # sizes of twins, where no folder is given
-    root:str|None=None,          # folder of `data`; None for its environment variable or a twin
-    lab_root:str|None=None,      # folder of `lab`
-    farl:str|None=None,          # FaRL's checkpoint, for its rows
-    options:dict|None=None,      # for the loader of `data`, such as classes=7 of affectnet
-    on:str|None=None,            # what `ablate` found there, so that other data are refused
-    folder:str|Path='.',         # holds data/ and runs/
-) -> pd.DataFrame:               # as `left_out_scores`; for expressions also the measure 'count', whose labels are such as 'fear as surprise'
-    "Both stages of a row on one fold. Raises ValueError for an unknown row, for FaRL's rows without its checkpoint, and for a fold without coded AUs."
-    choose_rows([row]); r = ablation_rows().loc[row]
-    source = open_source(data, root, recipe['size'], Path(folder)/'data', twins[data], **(options or {})); train, test = _fold(source.table, fold); known, there = source.table.subset(train), source.table.subset(test)
-    if on and on != (found := _about(source)): raise ValueError(f'the other cells ran on {on}, and this would be {found}; give another file, or the data they ran on')
-    if source.table.labels: target = _coded(there, fold, data)
-    if r['init'] == 'CLEF' and not source.table.activities: of_lab = open_lab(source, lab, lab_root, recipe['size'], Path(folder)/'data', twins[lab]); stage1 = of_lab.table, of_lab.images
-    else: stage1 = known, source.images[train]
-    recogniser = align(row_towers(row, *stage1, seed, recipe, farl, folder), source.images[train], known, **recipe['align'] | dict(names=bool(r['names']), descriptions=bool(r['descriptions']), seed=seed, progress=False))
+    row: str,  # name of a row
+    fold: int,  # of the official ones, from 1
+    seed: int,  # of both stages
+    data: str = 'bp4d',  # data set that is recognised
+    lab: str = 'bp4d',  # data set of stage 1 where `data` has no activities
+    # model, clip (its weights), size in pixels, and arguments for `pretrain` and `align`
+    recipe: dict = TINY,
+    twins: dict = TWINS,  # sizes of twins, where no folder is given
+    # folder of `data`; None for its environment variable or a twin
+    root: str | None = None,
+    lab_root: str | None = None,  # folder of `lab`
+    farl: str | None = None,  # FaRL's checkpoint, for its rows
+    # for the loader of `data`, such as classes=7 of affectnet
+    options: dict | None = None,
+    # what `ablate` found there, so that other data are refused
+    on: str | None = None,
+    folder: str | Path = '.',  # holds data/ and runs/
+    # as `left_out_scores`; for expressions also the measure 'count', whose labels are such as 'fear
+    # as surprise'
+) -> pd.DataFrame:
+    """Both stages of a row on one fold.
+
+    Raises ValueError for an unknown row, for FaRL's rows without its checkpoint, and for a fold
+    without coded AUs.
+    """
+    choose_rows([row])
+    r = ablation_rows().loc[row]
+    source = open_source(
+        data, root, recipe['size'], Path(folder) / 'data', twins[data], **(options or {})
+    )
+    train, test = _fold(source.table, fold)
+    known, there = source.table.subset(train), source.table.subset(test)
+    if on and on != (found := _about(source)):
+        raise ValueError(
+            f'the other cells ran on {on}, and this would be {found}; give another file, or the'
+            ' data they ran on'
+        )
+    if source.table.labels:
+        target = _coded(there, fold, data)
+    if r['init'] == 'CLEF' and not source.table.activities:
+        of_lab = open_lab(source, lab, lab_root, recipe['size'], Path(folder) / 'data', twins[lab])
+        stage1 = of_lab.table, of_lab.images
+    else:
+        stage1 = known, source.images[train]
+    recogniser = align(
+        row_towers(row, *stage1, seed, recipe, farl, folder),
+        source.images[train],
+        known,
+        **recipe['align']
+        | dict(
+            names=bool(r['names']), descriptions=bool(r['descriptions']), seed=seed, progress=False
+        ),
+    )
     prob = recogniser.predict(source.images[test])
-    if source.table.labels: return left_out_scores(prob, target, there.df['subject'].to_numpy(), recogniser.labels)
-    place = {l: i for i, l in enumerate(recogniser.labels)}; true = there.df['expression'].map(place).to_numpy(int)
+    if source.table.labels:
+        return left_out_scores(prob, target, there.df['subject'].to_numpy(), recogniser.labels)
+    place = {l: i for i, l in enumerate(recogniser.labels)}
+    true = there.df['expression'].map(place).to_numpy(int)
     counts = confusion(prob, true, recogniser.labels).stack()
-    return pd.concat([left_out_scores(prob, true, np.random.default_rng(0).permutation(len(test)) % 20, recogniser.labels),
-                      pd.DataFrame({'measure': 'count', 'label': [f'{a} as {b}' for a, b in counts.index], 'left_out': '', 'value': counts.to_numpy(float)})], ignore_index=True)
+    return pd.concat(
+        [
+            left_out_scores(
+                prob, true, np.random.default_rng(0).permutation(len(test)) % 20, recogniser.labels
+            ),
+            pd.DataFrame(
+                {
+                    'measure': 'count',
+                    'label': [f'{a} as {b}' for a, b in counts.index],
+                    'left_out': '',
+                    'value': counts.to_numpy(float),
+                }
+            ),
+        ],
+        ignore_index=True,
+    )
+
 
 def stage2_cell(
-    fold:int,                    # as in `ablation_cell`, with the rest
-    seed:int,
-    row:str='CLEF PA PI I N D',
-    recipe:dict=TINY,
-    folder:str|Path='.',
-    **align,                     # arguments for `align` in the place of the recipe's, such as au_form, steps or lr
-) -> pd.DataFrame:               # as `left_out_scores`
+    fold: int,  # as in `ablation_cell`, with the rest
+    seed: int,
+    row: str = 'CLEF PA PI I N D',
+    recipe: dict = TINY,
+    folder: str | Path = '.',
+    # arguments for `align` in the place of the recipe's, such as au_form, steps or lr
+    **align,
+) -> pd.DataFrame:  # as `left_out_scores`
     "A row on BP4D with another stage 2."
-    return ablation_cell(row, fold, seed, recipe=recipe | dict(align=recipe['align'] | align), folder=folder)
+    return ablation_cell(
+        row, fold, seed, recipe=recipe | dict(align=recipe['align'] | align), folder=folder
+    )
 
 # %% ../nbs/14c_ablation.ipynb #interval
 def over_people(
-    cells:pd.DataFrame,  # of `ablate`, or of `against(cells, 'row', name)`
-    by:tuple[str, ...]=('row', 'measure', 'label'), # columns whose groups are summed up
-) -> pd.DataFrame:       # columns `by`, value, low, high
-    "Mean over folds and seeds, with a 95 % interval over test people (or groups of images) and seeds: the jackknife (Tukey 1958)."
+    cells: pd.DataFrame,  # of `ablate`, or of `against(cells, 'row', name)`
+    by: tuple[str, ...] = ('row', 'measure', 'label'),  # columns whose groups are summed up
+) -> pd.DataFrame:  # columns `by`, value, low, high
+    """Mean over folds and seeds, with a 95 % interval over test people (or groups of images) and
+    seeds: the jackknife (Tukey 1958).
+    """
     by, each = list(by), [*by, 'fold']
     person, full = cells['left_out'] != '', cells[cells['left_out'] == '']
-    left = cells[person].groupby([*each, 'left_out'], sort=False)['value'].mean().groupby(each, sort=False)
-    of_people = left.agg(lambda x: (len(x) - 1)*x.var(ddof=0))
-    of_seeds = full.groupby(each, sort=False)['value'].agg(lambda x: x.var()/len(x) if len(x) > 1 else 0.)
+    left = (
+        cells[person]
+        .groupby([*each, 'left_out'], sort=False)['value']
+        .mean()
+        .groupby(each, sort=False)
+    )
+    of_people = left.agg(lambda x: (len(x) - 1) * x.var(ddof=0))
+    of_seeds = full.groupby(each, sort=False)['value'].agg(
+        lambda x: x.var() / len(x) if len(x) > 1 else 0.0
+    )
     folds = of_people.groupby(by, sort=False).count()
-    half = stats.t.ppf(.975, left.count().groupby(by, sort=False).sum() - folds)*((of_people + of_seeds).groupby(by, sort=False).sum()**.5/folds)
+    half = stats.t.ppf(0.975, left.count().groupby(by, sort=False).sum() - folds) * (
+        (of_people + of_seeds).groupby(by, sort=False).sum() ** 0.5 / folds
+    )
     value = full.groupby(each, sort=False)['value'].mean().groupby(by, sort=False).mean()
     return pd.DataFrame({'value': value, 'low': value - half, 'high': value + half}).reset_index()
 
 # %% ../nbs/14c_ablation.ipynb #ablate
 def ablate(
-    file:str|Path,                # parquet with the results, written cell by cell
-    rows:list[str]|None=None,     # as in `choose_rows`
-    folds:list[int]=(1, 2, 3),    # official folds; 1 where there is one split
-    seeds:list[int]=(0, 1, 2),    # of the training
-    data:str='bp4d',              # as in `ablation_cell`, with the rest of the arguments
-    lab:str='bp4d',
-    recipe:dict=TINY,
-    twins:dict=TWINS,
-    root:str|Path|None=None,
-    lab_root:str|Path|None=None,
-    farl:str|Path|None=None,
-    options:dict|None=None,
-    folder:str|Path='.',
-    processes:int=2,              # at a time, of one thread each; 0 computes here, which a GPU wants
-    progress:bool=True,           # show a bar
-) -> pd.DataFrame:                # columns row, fold, seed, measure, label, left_out, value
-    "Rows of the ablation over folds and seeds. Raises ValueError or FileNotFoundError before anything is computed for what is wrong in the arguments, the data or the weights; and as `fill` does."
-    rows = choose_rows(rows); starts = {ablation_rows().loc[r, 'init'] for r in rows}
-    if 'FaRL' in starts and not farl: raise ValueError("FaRL's rows start from weights that are not part of this package; give their file (--farl FILE), or leave these rows out")
-    for weights in [recipe['clip']]*bool(starts - {'FaRL'}) + [farl]*('FaRL' in starts): load_model(recipe['model'], weights)
-    source = open_source(data, root, recipe['size'], Path(folder)/'data', twins[data], **(options or {}))
+    file: str | Path,  # parquet with the results, written cell by cell
+    rows: list[str] | None = None,  # as in `choose_rows`
+    folds: list[int] = (1, 2, 3),  # official folds; 1 where there is one split
+    seeds: list[int] = (0, 1, 2),  # of the training
+    data: str = 'bp4d',  # as in `ablation_cell`, with the rest of the arguments
+    lab: str = 'bp4d',
+    recipe: dict = TINY,
+    twins: dict = TWINS,
+    root: str | Path | None = None,
+    lab_root: str | Path | None = None,
+    farl: str | Path | None = None,
+    options: dict | None = None,
+    folder: str | Path = '.',
+    # at a time, of one thread each; 0 computes here, which a GPU wants
+    processes: int = 2,
+    progress: bool = True,  # show a bar
+    # columns row, fold, seed, measure, label, left_out, value
+) -> pd.DataFrame:
+    """Rows of the ablation over folds and seeds.
+
+    Raises ValueError or FileNotFoundError before anything is computed for what is wrong in the
+    arguments, the data or the weights; and as `fill` does.
+    """
+    rows = choose_rows(rows)
+    starts = {ablation_rows().loc[r, 'init'] for r in rows}
+    if 'FaRL' in starts and not farl:
+        raise ValueError(
+            "FaRL's rows start from weights that are not part of this package; give their file"
+            ' (--farl FILE), or leave these rows out'
+        )
+    for weights in [recipe['clip']] * bool(starts - {'FaRL'}) + [farl] * ('FaRL' in starts):
+        load_model(recipe['model'], weights)
+    source = open_source(
+        data, root, recipe['size'], Path(folder) / 'data', twins[data], **(options or {})
+    )
     for fold in folds:
         test = source.table.subset(_fold(source.table, fold)[1])
-        if test.labels: _coded(test, fold, data)
-    if not source.table.activities and 'CLEF' in starts: open_lab(source, lab, lab_root, recipe['size'], Path(folder)/'data', twins[lab])
-    settings = dict(data=data, on=_about(source), lab=lab, recipe=recipe, twins={k: v for k, v in twins.items() if k in (data, lab)}) | (dict(options=options) if options else {})
-    places = dict(root=root and str(root), lab_root=lab_root and str(lab_root), farl=farl and str(farl))
-    return fill(file, ablation_cell, grid(row=rows, fold=list(folds), seed=list(seeds)), settings, folder, processes, progress, places)
+        if test.labels:
+            _coded(test, fold, data)
+    if not source.table.activities and 'CLEF' in starts:
+        open_lab(source, lab, lab_root, recipe['size'], Path(folder) / 'data', twins[lab])
+    settings = dict(
+        data=data,
+        on=_about(source),
+        lab=lab,
+        recipe=recipe,
+        twins={k: v for k, v in twins.items() if k in (data, lab)},
+    ) | (dict(options=options) if options else {})
+    places = dict(
+        root=root and str(root), lab_root=lab_root and str(lab_root), farl=farl and str(farl)
+    )
+    return fill(
+        file,
+        ablation_cell,
+        grid(row=rows, fold=list(folds), seed=list(seeds)),
+        settings,
+        folder,
+        processes,
+        progress,
+        places,
+    )
 
 # %% ../nbs/14c_ablation.ipynb #readings
 def confusion_of(
-    cells:pd.DataFrame, # of `ablate` on expressions, rows that are to be added up
-) -> pd.DataFrame:      # counts; index true, columns predicted
+    cells: pd.DataFrame,  # of `ablate` on expressions, rows that are to be added up
+) -> pd.DataFrame:  # counts; index true, columns predicted
     "The confusion matrix that the cells hold, folds and seeds added up."
     counts = cells[cells['measure'] == 'count'].groupby('label', sort=False)['value'].sum()
     names = list(dict.fromkeys(l.split(' as ')[0] for l in counts.index))
-    return pd.DataFrame([[int(counts[f'{a} as {b}']) for b in names] for a in names], pd.Index(names, name='true'), pd.Index(names, name='predicted'))
+    return pd.DataFrame(
+        [[int(counts[f'{a} as {b}']) for b in names] for a in names],
+        pd.Index(names, name='true'),
+        pd.Index(names, name='predicted'),
+    )
+
 
 def orderings(
-    cells:pd.DataFrame,       # of `ablate`
-    measure:str='f1',         # 'f1' or 'accuracy'
-    published:str='bp4d_f1',  # column of `ablation_rows`
-) -> pd.DataFrame:            # better and worse (rows, as published), published (difference in percent), value, low, high (ours, in percent), verdict
-    "For each pair of rows: is the one that is better in print also better here? 'holds' and 'reversed' where the interval of the difference excludes zero, 'open' otherwise."
-    printed, mean, out = ablation_rows()[published], cells[(cells['measure'] == measure) & (cells['label'] == 'mean')], []
+    cells: pd.DataFrame,  # of `ablate`
+    measure: str = 'f1',  # 'f1' or 'accuracy'
+    published: str = 'bp4d_f1',  # column of `ablation_rows`
+    # better and worse (rows, as published), published (difference in percent), value, low, high
+    # (ours, in percent), verdict
+) -> pd.DataFrame:
+    """For each pair of rows: is the one that is better in print also better here? 'holds' and
+    'reversed' where the interval of the difference excludes zero, 'open' otherwise.
+    """
+    printed, mean, out = (
+        ablation_rows()[published],
+        cells[(cells['measure'] == measure) & (cells['label'] == 'mean')],
+        [],
+    )
     for worse in cells['row'].unique():
-        if cells['row'].nunique() < 2: break
+        if cells['row'].nunique() < 2:
+            break
         for r in over_people(against(mean, 'row', worse)).itertuples():
-            if printed[r.row] > printed[worse]: out.append(dict(better=r.row, worse=worse, published=round(printed[r.row] - printed[worse], 2), value=100*r.value, low=100*r.low, high=100*r.high))
+            if printed[r.row] > printed[worse]:
+                out.append(
+                    dict(
+                        better=r.row,
+                        worse=worse,
+                        published=round(printed[r.row] - printed[worse], 2),
+                        value=100 * r.value,
+                        low=100 * r.low,
+                        high=100 * r.high,
+                    )
+                )
     found = pd.DataFrame(out, columns=['better', 'worse', 'published', 'value', 'low', 'high'])
-    return found.assign(verdict=np.select([found['low'] > 0, found['high'] < 0], ['holds', 'reversed'], 'open'))
+    return found.assign(
+        verdict=np.select([found['low'] > 0, found['high'] < 0], ['holds', 'reversed'], 'open')
+    )
 
 # %% ../nbs/14c_ablation.ipynb #ablation-text
 def ablation_text(
-    cells:pd.DataFrame, # of `ablate`
-    said:str='',        # what it ran on, printed above
-) -> str:               # a table of at most 80 columns
+    cells: pd.DataFrame,  # of `ablate`
+    said: str = '',  # what it ran on, printed above
+) -> str:  # a table of at most 80 columns
     "Ours beside the published numbers, as text."
-    measure, column = ('f1', 'bp4d_f1') if 'f1' in set(cells['measure']) else ('accuracy', 'rafdb_accuracy')
-    ours, theirs = over_people(cells[(cells['measure'] == measure) & (cells['label'] == 'mean')]).set_index('row'), ablation_rows()
+    measure, column = (
+        ('f1', 'bp4d_f1') if 'f1' in set(cells['measure']) else ('accuracy', 'rafdb_accuracy')
+    )
+    ours, theirs = (
+        over_people(cells[(cells['measure'] == measure) & (cells['label'] == 'mean')]).set_index(
+            'row'
+        ),
+        ablation_rows(),
+    )
     title = {'f1': 'mean F1', 'accuracy': 'accuracy'}[measure]
-    lines = [['', f'ours, {title}', '[low, high]', 'published on ' + {'f1': 'BP4D', 'accuracy': 'RAF-DB'}[measure]]]
-    lines += [[row, f'{100*ours.value[row]:.1f}', f'[{100*ours.low[row]:.1f}, {100*ours.high[row]:.1f}]', f'{theirs.loc[row, column]:g}'] for row in ours.index]
+    lines = [
+        [
+            '',
+            f'ours, {title}',
+            '[low, high]',
+            'published on ' + {'f1': 'BP4D', 'accuracy': 'RAF-DB'}[measure],
+        ]
+    ]
+    lines += [
+        [
+            row,
+            f'{100 * ours.value[row]:.1f}',
+            f'[{100 * ours.low[row]:.1f}, {100 * ours.high[row]:.1f}]',
+            f'{theirs.loc[row, column]:g}',
+        ]
+        for row in ours.index
+    ]
     folds, seeds = cells['fold'].nunique(), cells['seed'].nunique()
-    return '\n'.join([*([said, ''] if said else []), _table(lines), '', f'{folds} fold{"s"*(folds > 1)}, {seeds} seed{"s"*(seeds > 1)}; 95 % intervals over test people' + (' (groups of images)' if measure == 'accuracy' else '') + ' and seeds'])
+    return '\n'.join(
+        [
+            *([said, ''] if said else []),
+            _table(lines),
+            '',
+            f'{folds} fold{"s" * (folds > 1)}, {seeds} seed{"s" * (seeds > 1)}; 95 % intervals over'
+            ' test people'
+            + (' (groups of images)' if measure == 'accuracy' else '')
+            + ' and seeds',
+        ]
+    )
 
 # %% ../nbs/14c_ablation.ipynb #command
 def reproduce_parser(
-    commands, # what `add_subparsers` of argparse returned
+    commands,  # what `add_subparsers` of argparse returned
 ) -> None:
     "Add `reproduce` to the command `clef`."
-    r = commands.add_parser('reproduce', help="run the paper's experiments").add_subparsers(dest='experiment', metavar='experiment', required=True)
-    a = r.add_parser('ablation', help="rows of the paper's ablation table over folds and seeds", formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Run rows of the paper's ablation table over folds and seeds, and print them beside the\npublished numbers. Killed and started again, it goes on where it was.",
-        epilog='rows:\n  ' + '\n  '.join(x.replace(' ', '+') for x in ablation_rows().index) + '\n  or CLIP, FaRL, CLEF for all rows of one start\n\n'
-               'examples:\n  clef reproduce ablation --rows CLIP+I CLEF+PA+PI+I+N+D       on a rendered twin of BP4D\n'
-               '  clef reproduce ablation --data bp4d --root /data/BP4D --recipe paper --farl FaRL.pth\n\nwrites OUT/DATA.parquet, cell by cell, and keeps towers of stage 1 in runs/ablation/.')
-    a.add_argument('--data', default='bp4d', choices=list(WRITERS), help='data set (default: %(default)s)')
-    a.add_argument('--root', help='its folder (default: its environment variable, or a rendered twin)')
-    a.add_argument('--lab-root', help='folder of BP4D, on which stage 1 is trained where --data has no activities')
-    a.add_argument('--rows', nargs='+', metavar='ROW', help='rows (default: all of CLIP and CLEF, and of FaRL where --farl is given)')
-    a.add_argument('--folds', nargs='+', type=int, metavar='K', help='official folds (default: all)')
-    a.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], metavar='SEED', help='seeds (default: 0 1 2)')
-    a.add_argument('--recipe', default='tiny', choices=['tiny', 'paper'], help='tiny: clef-tiny at 64 px, for two cores; paper: ViT-B/16 at 224 px, for a GPU')
-    a.add_argument('--clip', metavar='WEIGHTS', help="CLIP's weights: a tag of open_clip or a file (default: those of the recipe)")
+    r = commands.add_parser('reproduce', help="run the paper's experiments").add_subparsers(
+        dest='experiment', metavar='experiment', required=True
+    )
+    a = r.add_parser(
+        'ablation',
+        help="rows of the paper's ablation table over folds and seeds",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Run rows of the paper's ablation table over folds and seeds, and print them beside"
+            ' the\npublished numbers. Killed and started again, it goes on where it was.'
+        ),
+        epilog='rows:\n  '
+        + '\n  '.join(x.replace(' ', '+') for x in ablation_rows().index)
+        + '\n  or CLIP, FaRL, CLEF for all rows of one start\n\nexamples:\n  clef reproduce'
+        ' ablation --rows CLIP+I CLEF+PA+PI+I+N+D       on a rendered twin of BP4D\n  clef'
+        ' reproduce ablation --data bp4d --root /data/BP4D --recipe paper --farl'
+        ' FaRL.pth\n\nwrites OUT/DATA.parquet, cell by cell, and keeps towers of stage 1 in'
+        ' runs/ablation/.',
+    )
+    a.add_argument(
+        '--data', default='bp4d', choices=list(WRITERS), help='data set (default: %(default)s)'
+    )
+    a.add_argument(
+        '--root', help='its folder (default: its environment variable, or a rendered twin)'
+    )
+    a.add_argument(
+        '--lab-root',
+        help='folder of BP4D, on which stage 1 is trained where --data has no activities',
+    )
+    a.add_argument(
+        '--rows',
+        nargs='+',
+        metavar='ROW',
+        help='rows (default: all of CLIP and CLEF, and of FaRL where --farl is given)',
+    )
+    a.add_argument(
+        '--folds', nargs='+', type=int, metavar='K', help='official folds (default: all)'
+    )
+    a.add_argument(
+        '--seeds',
+        nargs='+',
+        type=int,
+        default=[0, 1, 2],
+        metavar='SEED',
+        help='seeds (default: 0 1 2)',
+    )
+    a.add_argument(
+        '--recipe',
+        default='tiny',
+        choices=['tiny', 'paper'],
+        help='tiny: clef-tiny at 64 px, for two cores; paper: ViT-B/16 at 224 px, for a GPU',
+    )
+    a.add_argument(
+        '--clip',
+        metavar='WEIGHTS',
+        help="CLIP's weights: a tag of open_clip or a file (default: those of the recipe)",
+    )
     a.add_argument('--farl', metavar='FILE', help="FaRL's checkpoint")
-    a.add_argument('--out', default='runs/ablation', help='folder of the results (default: %(default)s)')
-    a.add_argument('--processes', type=int, help='cells at a time, of one thread each; 0 for one at a time with all threads (default: 2, with a GPU 0)')
+    a.add_argument(
+        '--out', default='runs/ablation', help='folder of the results (default: %(default)s)'
+    )
+    a.add_argument(
+        '--processes',
+        type=int,
+        help=(
+            'cells at a time, of one thread each; 0 for one at a time with all threads (default: 2,'
+            ' with a GPU 0)'
+        ),
+    )
+
     def run(args):
         rows = args.rows or ['CLIP', 'CLEF', *(['FaRL'] if args.farl else [])]
         choose_rows(rows)
-        source = open_source(args.data, args.root, dict(tiny=TINY, paper=PAPER)[args.recipe]['size'])
-        recipe = (TINY if args.recipe == 'tiny' else paper_recipe(source)) | (dict(clip=args.clip) if args.clip else {})
+        source = open_source(
+            args.data, args.root, dict(tiny=TINY, paper=PAPER)[args.recipe]['size']
+        )
+        recipe = (TINY if args.recipe == 'tiny' else paper_recipe(source)) | (
+            dict(clip=args.clip) if args.clip else {}
+        )
         folds = args.folds or list(range(1, 1 + len(source.table.folds or [1])))
-        processes = args.processes if args.processes is not None else 0 if torch.cuda.is_available() else 2
+        processes = (
+            args.processes if args.processes is not None else 0 if torch.cuda.is_available() else 2
+        )
         print(source.said, flush=True)
-        try: cells = ablate(Path(args.out)/f'{args.data}.parquet', rows, folds, args.seeds, args.data, recipe=recipe, root=args.root, lab_root=args.lab_root, farl=args.farl, processes=processes)
+        try:
+            cells = ablate(
+                Path(args.out) / f'{args.data}.parquet',
+                rows,
+                folds,
+                args.seeds,
+                args.data,
+                recipe=recipe,
+                root=args.root,
+                lab_root=args.lab_root,
+                farl=args.farl,
+                processes=processes,
+            )
         except RuntimeError as e:
-            if isinstance(e.__cause__, (ValueError, OSError)): raise ValueError(e) from e   # what the user can mend, in a cell
+            # what the user can mend, in a cell
+            if isinstance(e.__cause__, (ValueError, OSError)):
+                raise ValueError(e) from e
             raise
-        print(ablation_text(cells)); print(f'Written: {Path(args.out)/f"{args.data}.parquet"}')
+        print(ablation_text(cells))
+        print(f'Written: {Path(args.out) / f"{args.data}.parquet"}')
         return 0
+
     a.set_defaults(run=run)

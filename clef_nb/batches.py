@@ -28,280 +28,534 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 from .frames import FrameTable
-try: from torchvision.io import ImageReadMode, decode_image
-except ImportError: decode_image = None  # torchvision has announced that its decoders will go
+
+try:
+    from torchvision.io import ImageReadMode, decode_image
+# torchvision has announced that its decoders will go
+except ImportError:
+    decode_image = None
 
 # %% ../nbs/06_batches.ipynb #decode
 def _boxes(crop, n):
-    "One box [left, top, right, bottom] a row, or None for the two crops that look at the picture's own size"
-    if crop is None or (isinstance(crop, str) and crop == 'centre'): return None
-    try: boxes = np.asarray(crop, dtype=float)
-    except (TypeError, ValueError): boxes = np.zeros(0)
-    if boxes.shape not in ((4,), (n, 4)): raise ValueError(f"crop is {crop!r}; it must be None, 'centre', one box (left, top, right, bottom) in fractions of the picture, or one such box for each of the {n:,} rows")
+    """One box [left, top, right, bottom] a row, or None for the two crops that look at the
+    picture's own size
+    """
+    if crop is None or (isinstance(crop, str) and crop == 'centre'):
+        return None
+    try:
+        boxes = np.asarray(crop, dtype=float)
+    except (TypeError, ValueError):
+        boxes = np.zeros(0)
+    if boxes.shape not in ((4,), (n, 4)):
+        raise ValueError(
+            f"crop is {crop!r}; it must be None, 'centre', one box (left, top, right, bottom) in"
+            f' fractions of the picture, or one such box for each of the {n:,} rows'
+        )
     boxes = np.broadcast_to(boxes, (n, 4))
-    good = (boxes >= 0).all(1) & (boxes <= 1).all(1) & (boxes[:, 0] < boxes[:, 2]) & (boxes[:, 1] < boxes[:, 3])
-    if not good.all(): raise ValueError(f'row {int(good.argmin())}: the box {boxes[good.argmin()].tolist()} is impossible; left < right and top < bottom are fractions between 0 and 1')
+    good = (
+        (boxes >= 0).all(1)
+        & (boxes <= 1).all(1)
+        & (boxes[:, 0] < boxes[:, 2])
+        & (boxes[:, 1] < boxes[:, 3])
+    )
+    if not good.all():
+        raise ValueError(
+            f'row {int(good.argmin())}: the box {boxes[good.argmin()].tolist()} is impossible; left'
+            ' < right and top < bottom are fractions between 0 and 1'
+        )
     return boxes
+
 
 def _fit(x, path, size, crop):
     "uint8 [B, size, size, 3] from colours or greys [B, C, H, W]; `crop` is None, 'centre' or a box"
     h, w = x.shape[2:]
     if crop is None:
-        if max(h, w) > 1.02*min(h, w): raise ValueError(f"{path} is {w} x {h} pixels, which is not square; say crop='centre', or give a box (left, top, right, bottom) in fractions of the picture")
+        if max(h, w) > 1.02 * min(h, w):
+            raise ValueError(
+                f"{path} is {w} x {h} pixels, which is not square; say crop='centre', or give a box"
+                ' (left, top, right, bottom) in fractions of the picture'
+            )
     elif isinstance(crop, str):
-        s = min(h, w); x = x[..., (h - s)//2:(h + s)//2, (w - s)//2:(w + s)//2]
+        s = min(h, w)
+        x = x[..., (h - s) // 2 : (h + s) // 2, (w - s) // 2 : (w + s) // 2]
     else:
-        left, top, right, bottom = np.round(np.asarray(crop)*(w, h, w, h)).astype(int)
+        left, top, right, bottom = np.round(np.asarray(crop) * (w, h, w, h)).astype(int)
         left, top = min(left, w - 1), min(top, h - 1)
-        x = x[..., top:max(bottom, top + 1), left:max(right, left + 1)]
-    if x.shape[2:] != (size, size): x = F.interpolate(x, (size, size), mode='bilinear', antialias=True)
+        x = x[..., top : max(bottom, top + 1), left : max(right, left + 1)]
+    if x.shape[2:] != (size, size):
+        x = F.interpolate(x, (size, size), mode='bilinear', antialias=True)
     return x.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+
 
 def _decode(path, size, crop):
     "One picture as uint8 [size, size, 3]"
     raw = Path(path).read_bytes()
     try:
         if decode_image and (raw[:2] == b'\xff\xd8' or raw[:4] == b'\x89PNG'):
-            x = decode_image(torch.frombuffer(bytearray(raw), dtype=torch.uint8), mode=ImageReadMode.RGB)
-            if x.dtype != torch.uint8: x = (x.to(torch.int32) >> 8).to(torch.uint8)  # PNG of 16 bits
+            x = decode_image(
+                torch.frombuffer(bytearray(raw), dtype=torch.uint8), mode=ImageReadMode.RGB
+            )
+            # PNG of 16 bits
+            if x.dtype != torch.uint8:
+                x = (x.to(torch.int32) >> 8).to(torch.uint8)
         else:  # torchvision knows no BMP, PGM or TIFF
             x = torch.from_numpy(np.array(Image.open(BytesIO(raw)).convert('RGB'))).permute(2, 0, 1)
     except (RuntimeError, OSError, SyntaxError, ValueError) as e:
-        raise ValueError(f'{path} cannot be decoded ({str(e).splitlines()[0].split(", ")[-1] if raw else "the file is empty"}); put the original file back') from e
+        raise ValueError(
+            f'{path} cannot be decoded'
+            f' ({str(e).splitlines()[0].split(", ")[-1] if raw else "the file is empty"}); put the'
+            ' original file back'
+        ) from e
     return _fit(x[None], path, size, crop)[0]
 
 # %% ../nbs/06_batches.ipynb #frame-cache
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, 'EDQUOT', errno.ENOSPC)}
 
+
 def _array(path):
     "An array of pictures, mapped into memory"
-    try: x = np.load(path, mmap_mode='r')
-    except (OSError, ValueError, EOFError) as e: raise ValueError(f'{path} is no whole array file ({str(e).splitlines()[0] if str(e) else type(e).__name__}); write it anew with np.save') from e
-    if not isinstance(x, np.ndarray) or x.dtype != np.uint8 or not (x.ndim == 3 or x.ndim == 4 and x.shape[3] == 3):
-        raise ValueError(f'{path} holds {f"{x.dtype} {list(x.shape)}" if isinstance(x, np.ndarray) else "several arrays"}; pictures are uint8 [N, H, W] or [N, H, W, 3]')
+    try:
+        x = np.load(path, mmap_mode='r')
+    except (OSError, ValueError, EOFError) as e:
+        raise ValueError(
+            f'{path} is no whole array file'
+            f' ({str(e).splitlines()[0] if str(e) else type(e).__name__}); write it anew with'
+            ' np.save'
+        ) from e
+    if (
+        not isinstance(x, np.ndarray)
+        or x.dtype != np.uint8
+        or not (x.ndim == 3 or x.ndim == 4 and x.shape[3] == 3)
+    ):
+        raise ValueError(
+            f'{path} holds'
+            f' {f"{x.dtype} {list(x.shape)}" if isinstance(x, np.ndarray) else "several arrays"};'
+            ' pictures are uint8 [N, H, W] or [N, H, W, 3]'
+        )
     return x
 
+
 def _sources(table):
-    "For each row: path, size and time of its file, the array where the file holds many pictures, and the picture's place in it"
+    """For each row: path, size and time of its file, the array where the file holds many pictures,
+    and the picture's place in it
+    """
     sources, opened = [], {}
     for i, name in enumerate(table.df['path']):
         file, at, place = name.rpartition('.npy#')
         file = file + '.npy' if at else name
-        if not at and name.endswith('.npy'): raise ValueError(f'row {i}: {table.root/file} is an array of pictures; say which one, for example {name}#0')
+        if not at and name.endswith('.npy'):
+            raise ValueError(
+                f'row {i}: {table.root / file} is an array of pictures; say which one, for example'
+                f' {name}#0'
+            )
         if file not in opened:
-            path = table.root/file
-            try: s = os.stat(path)
-            except FileNotFoundError: raise FileNotFoundError(f'row {i}: {path} does not exist; put the image there, or leave the row out with table.subset') from None
-            try: source = path, s.st_size, s.st_mtime_ns, _array(path) if at else None
-            except ValueError as e: raise ValueError(f'row {i}: {e}') from e.__cause__
-            if at: opened[file] = source
-        else: source = opened[file]
+            path = table.root / file
+            try:
+                s = os.stat(path)
+            except FileNotFoundError:
+                raise FileNotFoundError(
+                    f'row {i}: {path} does not exist; put the image there, or leave the row out'
+                    ' with table.subset'
+                ) from None
+            try:
+                source = path, s.st_size, s.st_mtime_ns, _array(path) if at else None
+            except ValueError as e:
+                raise ValueError(f'row {i}: {e}') from e.__cause__
+            if at:
+                opened[file] = source
+        else:
+            source = opened[file]
         if at and not (re.fullmatch('[0-9]+', place) and int(place) < len(source[3])):
-            raise ValueError(f'row {i}: {table.root/name}: there is no picture {place!r}; the file holds {len(source[3]):,}, counted from 0')
+            raise ValueError(
+                f'row {i}: {table.root / name}: there is no picture {place!r}; the file holds'
+                f' {len(source[3]):,}, counted from 0'
+            )
         sources.append((*source, int(place) if at else None))
     return sources
 
+
 def _fingerprint(table, sources, size, crop, boxes):
     "Changes with the images (path, bytes, time of change), their order, the size and the crop"
-    h = hashlib.sha256(json.dumps([1, str(table.root.resolve()), size, crop if boxes is None else 'boxes']).encode())
-    if boxes is not None: h.update(np.ascontiguousarray(boxes).tobytes())
-    for name, (_, length, time, _, _) in zip(table.df['path'], sources): h.update(f'{name}\0{length}\0{time}\n'.encode())
+    h = hashlib.sha256(
+        json.dumps(
+            [1, str(table.root.resolve()), size, crop if boxes is None else 'boxes']
+        ).encode()
+    )
+    if boxes is not None:
+        h.update(np.ascontiguousarray(boxes).tobytes())
+    for name, (_, length, time, _, _) in zip(table.df['path'], sources):
+        h.update(f'{name}\0{length}\0{time}\n'.encode())
     return h.hexdigest()[:20]
+
 
 def _pictures(sources, size, crops, pool, workers):
     "Pictures uint8 [B, size, size, 3]; `crops` is one for all, or a list with one for each"
     each = isinstance(crops, list)
+
     def from_array(array, places, crop):
         x = torch.from_numpy(array[places])
-        return _fit(x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2), f'{array.filename}#{places[0]}', size, crop)
+        return _fit(
+            x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2),
+            f'{array.filename}#{places[0]}',
+            size,
+            crop,
+        )
+
     def one(k):
-        path, _, _, array, place = sources[k]; crop = crops[k] if each else crops
+        path, _, _, array, place = sources[k]
+        crop = crops[k] if each else crops
         return _decode(path, size, crop) if array is None else from_array(array, [place], crop)[0]
+
     array = sources[0][3]
-    if array is None or each or any(s[3] is not array for s in sources): return np.stack(list(pool.map(one, range(len(sources)))))
-    parts = np.array_split([s[4] for s in sources], min(workers, len(sources)))  # all from one array: no picture needs a call of its own
+    if array is None or each or any(s[3] is not array for s in sources):
+        return np.stack(list(pool.map(one, range(len(sources)))))
+    # all from one array: no picture needs a call of its own
+    parts = np.array_split([s[4] for s in sources], min(workers, len(sources)))
     return np.concatenate(list(pool.map(lambda places: from_array(array, places, crops), parts)))
+
 
 def _opened(file, shape):
     "The cache in `file`, or None when it is not there or not whole"
-    try: x = np.load(file, mmap_mode='r')
-    except (FileNotFoundError, ValueError, EOFError): return None
+    try:
+        x = np.load(file, mmap_mode='r')
+    except (FileNotFoundError, ValueError, EOFError):
+        return None
     return x if x.shape == shape and x.dtype == np.uint8 else None
 
+
 def frame_cache(
-    table:FrameTable,            # the frames; only root and path are used
-    size:int=64,                 # side of the square pictures kept, in pixels
-    crop:'str|tuple|np.ndarray|None'=None, # None: the whole picture, which must be square; 'centre': its central square; (left, top, right, bottom) in fractions 0..1, for all rows or [N, 4]
-    folder:'str|Path|None'=None, # where caches are kept; None for data/cache below the working directory
-    progress:bool=True,          # show a bar when decoding takes more than two seconds
-) -> np.memmap:                  # uint8 [N, size, size, 3], read-only, one picture a row of the table
-    """Decode every frame of the table once; later calls open the same file. Changed images, another size or crop make another cache.
-    A path such as faces.npy#17 is row 17 of an array of pictures, uint8 [N, H, W] (grey) or [N, H, W, 3].
-    Raises FileNotFoundError for a missing file, ValueError naming an image that is truncated or not square or a row that an array does not have, and OSError when the disk is full; a cache is written in full or not at all."""
+    table: FrameTable,  # the frames; only root and path are used
+    size: int = 64,  # side of the square pictures kept, in pixels
+    # None: the whole picture, which must be square; 'centre': its central square; (left, top,
+    # right, bottom) in fractions 0..1, for all rows or [N, 4]
+    crop: 'str|tuple|np.ndarray|None' = None,
+    # where caches are kept; None for data/cache below the working directory
+    folder: 'str|Path|None' = None,
+    progress: bool = True,  # show a bar when decoding takes more than two seconds
+    # uint8 [N, size, size, 3], read-only, one picture a row of the table
+) -> np.memmap:
+    """Decode every frame of the table once; later calls open the same file.
+
+    Changed images, another size or crop make another cache. A path such as faces.npy#17 is row 17
+    of an array of pictures, uint8 [N, H, W] (grey) or [N, H, W, 3]. Raises FileNotFoundError for a
+    missing file, ValueError naming an image that is truncated or not square or a row that an array
+    does not have, and OSError when the disk is full; a cache is written in full or not at all.
+    """
     n, size = len(table), int(size)
-    if not n: raise ValueError('the table has no frames; nothing can be decoded')
-    if size < 1: raise ValueError(f'size is {size}; it must be a number of pixels, 1 or more')
+    if not n:
+        raise ValueError('the table has no frames; nothing can be decoded')
+    if size < 1:
+        raise ValueError(f'size is {size}; it must be a number of pixels, 1 or more')
     boxes = _boxes(crop, n)
     sources, shape = _sources(table), (n, size, size, 3)
     key = _fingerprint(table, sources, size, crop, boxes)
-    folder = Path('data')/'cache' if folder is None else Path(folder)
-    file = folder/f'frames-{size}-{key}.npy'
-    if (x := _opened(file, shape)) is not None: return x
+    folder = Path('data') / 'cache' if folder is None else Path(folder)
+    file = folder / f'frames-{size}-{key}.npy'
+    if (x := _opened(file, shape)) is not None:
+        return x
     folder.mkdir(parents=True, exist_ok=True)
-    about = dict(root=str(table.root.resolve()), name=table.name, frames=n, size=size, crop=crop if boxes is None else 'boxes')
-    parts = [folder/f'.{file.stem}.{secrets.token_hex(4)}.part' for _ in range(2)]  # two processes may be at it at once
+    about = dict(
+        root=str(table.root.resolve()),
+        name=table.name,
+        frames=n,
+        size=size,
+        crop=crop if boxes is None else 'boxes',
+    )
+    # two processes may be at it at once
+    parts = [folder / f'.{file.stem}.{secrets.token_hex(4)}.part' for _ in range(2)]
     workers = os.cpu_count() or 1
     try:
         # plain writes: on a full disk they raise, where a memory map would end the process
-        with open(parts[0], 'wb') as f, ThreadPoolExecutor(workers) as pool, tqdm(total=n, desc='decoding', unit='frame', delay=2, disable=not progress) as bar:
-            np.lib.format.write_array_header_1_0(f, dict(descr='|u1', fortran_order=False, shape=shape))
-            for i in range(0, n, 64*workers):
-                rows = slice(i, i + 64*workers)
-                block = _pictures(sources[rows], size, crop if boxes is None else list(boxes[rows]), pool, workers)
-                f.write(block.tobytes()); bar.update(len(block))
-            f.flush(); os.fsync(f.fileno())
-        with open(parts[1], 'w') as f: f.write(json.dumps(about, indent=1) + '\n')
-        os.replace(parts[1], file.with_suffix('.json')); os.replace(parts[0], file)
+        with (
+            open(parts[0], 'wb') as f,
+            ThreadPoolExecutor(workers) as pool,
+            tqdm(total=n, desc='decoding', unit='frame', delay=2, disable=not progress) as bar,
+        ):
+            np.lib.format.write_array_header_1_0(
+                f, dict(descr='|u1', fortran_order=False, shape=shape)
+            )
+            for i in range(0, n, 64 * workers):
+                rows = slice(i, i + 64 * workers)
+                block = _pictures(
+                    sources[rows], size, crop if boxes is None else list(boxes[rows]), pool, workers
+                )
+                f.write(block.tobytes())
+                bar.update(len(block))
+            f.flush()
+            os.fsync(f.fileno())
+        with open(parts[1], 'w') as f:
+            f.write(json.dumps(about, indent=1) + '\n')
+        os.replace(parts[1], file.with_suffix('.json'))
+        os.replace(parts[0], file)
     except OSError as e:
-        if e.errno not in _FULL: raise
-        raise OSError(e.errno, f'{folder} is full: the cache of {n:,} frames needs {math.prod(shape)/1e6:,.1f} MB and {shutil.disk_usage(folder).free/1e6:,.1f} MB are free; make room, choose a smaller size, or give another folder. Nothing was kept') from e
+        if e.errno not in _FULL:
+            raise
+        raise OSError(
+            e.errno,
+            f'{folder} is full: the cache of {n:,} frames needs {math.prod(shape) / 1e6:,.1f} MB'
+            f' and {shutil.disk_usage(folder).free / 1e6:,.1f} MB are free; make room, choose a'
+            ' smaller size, or give another folder. Nothing was kept',
+        ) from e
     finally:
-        for p in parts: p.unlink(missing_ok=True)
+        for p in parts:
+            p.unlink(missing_ok=True)
     return np.load(file, mmap_mode='r')
 
 # %% ../nbs/06_batches.ipynb #fetch
 def fetch(
-    images:np.ndarray,  # pictures uint8 [N, H, W, 3], usually a cache
-    rows:np.ndarray,    # whole numbers [B], which of them
-) -> Tensor:            # uint8 [B, H, W, 3], contiguous, a copy
-    "Some rows of a cache as a tensor. Raises ValueError for rows that are no list of whole numbers and IndexError for rows that the cache does not have."
+    images: np.ndarray,  # pictures uint8 [N, H, W, 3], usually a cache
+    rows: np.ndarray,  # whole numbers [B], which of them
+) -> Tensor:  # uint8 [B, H, W, 3], contiguous, a copy
+    """Some rows of a cache as a tensor.
+
+    Raises ValueError for rows that are no list of whole numbers and IndexError for rows that the
+    cache does not have.
+    """
     rows = np.asarray(rows)
-    if rows.ndim != 1 or not (np.issubdtype(rows.dtype, np.integer) or not rows.size): raise ValueError(f'rows are {rows.dtype} {list(rows.shape)}; they must be a list of whole numbers')
-    if rows.size and not 0 <= rows.min() <= rows.max() < len(images): raise IndexError(f'rows go from {rows.min()} to {rows.max()}; the cache has {len(images):,} pictures, counted from 0')
+    if rows.ndim != 1 or not (np.issubdtype(rows.dtype, np.integer) or not rows.size):
+        raise ValueError(
+            f'rows are {rows.dtype} {list(rows.shape)}; they must be a list of whole numbers'
+        )
+    if rows.size and not 0 <= rows.min() <= rows.max() < len(images):
+        raise IndexError(
+            f'rows go from {rows.min()} to {rows.max()}; the cache has {len(images):,} pictures,'
+            ' counted from 0'
+        )
     return torch.from_numpy(np.take(np.asarray(images), rows.astype(np.int64), 0))
 
 # %% ../nbs/06_batches.ipynb #prefetch
 def _whole(name, value, least):
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least: raise ValueError(f'{name} is {value!r}; it must be a whole number, {least} or more')
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(f'{name} is {value!r}; it must be a whole number, {least} or more')
     return int(value)
 
+
 def prefetch(
-    items:Iterable,     # what to load, for example the batches of a sampler; drawn in the caller's thread, up to `ahead` early
-    load:Callable,      # load(item), run in one background thread, one item at a time
-    ahead:int=2,        # how many items may be loaded in advance, 1 or more
-) -> Iterator[tuple]:   # (item, what load returned, seconds waited for it), in the order of the items
-    "A generator that loads the next items while the present one is used. An error of `items` or `load` is raised at its place in the order. Closing the generator ends the thread. Raises ValueError for `ahead` below 1."
+    # what to load, for example the batches of a sampler; drawn in the caller's thread, up to
+    # `ahead` early
+    items: Iterable,
+    load: Callable,  # load(item), run in one background thread, one item at a time
+    ahead: int = 2,  # how many items may be loaded in advance, 1 or more
+    # (item, what load returned, seconds waited for it), in the order of the items
+) -> Iterator[tuple]:
+    """A generator that loads the next items while the present one is used.
+
+    An error of `items` or `load` is raised at its place in the order. Closing the generator ends
+    the thread. Raises ValueError for `ahead` below 1.
+    """
     return _prefetch(items, load, _whole('ahead', ahead, 1))
+
 
 def _prefetch(items, load, ahead):
     items, queue, drawn = iter(items), deque(), True
+
     def fill():
         nonlocal drawn
         while drawn and len(queue) < ahead:
-            try: item = next(items)
-            except StopIteration: drawn = False
+            try:
+                item = next(items)
+            except StopIteration:
+                drawn = False
             except Exception as e:
                 drawn, failed = False, Future()
-                failed.set_exception(e); queue.append((None, failed))
-            else: queue.append((item, pool.submit(load, item)))
+                failed.set_exception(e)
+                queue.append((None, failed))
+            else:
+                queue.append((item, pool.submit(load, item)))
+
     pool = ThreadPoolExecutor(1, thread_name_prefix='prefetch')
     try:
-        start = time.perf_counter(); fill()
+        start = time.perf_counter()
+        fill()
         while queue:
             item, future = queue.popleft()
             loaded = future.result()
-            del future; fill()
+            del future
+            fill()
             yield item, loaded, time.perf_counter() - start
-            del item, loaded                # or the last batch would be kept while the next is loaded
+            # or the last batch would be kept while the next is loaded
+            del item, loaded
             start = time.perf_counter()
-    finally: pool.shutdown(cancel_futures=True)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 # %% ../nbs/06_batches.ipynb #to-float
 def to_float(
-    images:'Tensor|np.ndarray', # uint8 [B, H, W, 3]; a slice of a cache will do
-) -> Tensor:                    # float32 [B, 3, H, W] in 0..1
-    "Colours as numbers between 0 and 1, channels first. Raises ValueError for another shape or type."
-    x = images if isinstance(images, Tensor) else torch.from_numpy(images if images.flags.writeable else np.array(images))
-    if x.ndim != 4 or x.shape[-1] != 3 or x.dtype != torch.uint8: raise ValueError(f'images must be uint8 [B, H, W, 3], not {x.dtype} {list(x.shape)}')
+    images: 'Tensor|np.ndarray',  # uint8 [B, H, W, 3]; a slice of a cache will do
+) -> Tensor:  # float32 [B, 3, H, W] in 0..1
+    """Colours as numbers between 0 and 1, channels first.
+
+    Raises ValueError for another shape or type.
+    """
+    x = (
+        images
+        if isinstance(images, Tensor)
+        else torch.from_numpy(images if images.flags.writeable else np.array(images))
+    )
+    if x.ndim != 4 or x.shape[-1] != 3 or x.dtype != torch.uint8:
+        raise ValueError(f'images must be uint8 [B, H, W, 3], not {x.dtype} {list(x.shape)}')
     b, h, w, _ = x.shape
-    return x.new_empty((b, 3, h, w), dtype=torch.float32).copy_(x.permute(0, 3, 1, 2)).mul_(1/255)
+    return x.new_empty((b, 3, h, w), dtype=torch.float32).copy_(x.permute(0, 3, 1, 2)).mul_(1 / 255)
 
 # %% ../nbs/06_batches.ipynb #normalise
-CLIP_MEAN, CLIP_STD = (.48145466, .4578275, .40821073), (.26862954, .26130258, .27577711)
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
 
 def normalise(
-    x:Tensor, # float [B, 3, H, W] in 0..1
+    x: Tensor,  # float [B, 3, H, W] in 0..1
 ) -> Tensor:  # the same shape
-    "Subtract the mean colour of CLIP's training images and divide by their standard deviation (Radford et al. 2021)."
+    """Subtract the mean colour of CLIP's training images and divide by their standard deviation
+    (Radford et al. 2021).
+    """
     mean, std = (x.new_tensor(v)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
-    return (x - mean)/std
+    return (x - mean) / std
 
 # %% ../nbs/06_batches.ipynb #augment-draws
 def augment_draws(
-    n:int,                                 # pictures
-    generator:'torch.Generator|None'=None, # source of the draws, and their device; None for torch's own
-) -> Tensor:                               # float32 [11, n] between 0 and 1, one column a picture
-    "The draws of `augment` for `n` pictures. One row an effect, so that a setting changes its own effect alone."
-    return torch.rand(11, n, generator=generator, device=generator.device if generator is not None else 'cpu')
+    n: int,  # pictures
+    # source of the draws, and their device; None for torch's own
+    generator: 'torch.Generator|None' = None,
+    # float32 [11, n] between 0 and 1, one column a picture
+) -> Tensor:
+    """The draws of `augment` for `n` pictures.
+
+    One row an effect, so that a setting changes its own effect alone.
+    """
+    return torch.rand(
+        11, n, generator=generator, device=generator.device if generator is not None else 'cpu'
+    )
 
 # %% ../nbs/06_batches.ipynb #augment
-_LUMA = (.299, .587, .114)
-_YIQ = np.array([_LUMA, (.5959, -.2746, -.3213), (.2115, -.5227, .3112)])
-_TURN = (np.linalg.inv(_YIQ) @ [[0, 0, 0], [0, 0, -1], [0, 1, 0]] @ _YIQ).tolist()  # a quarter of the way round in the plane of I and Q
+_LUMA = (0.299, 0.587, 0.114)
+_YIQ = np.array([_LUMA, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)])
+# a quarter of the way round in the plane of I and Q
+_TURN = (np.linalg.inv(_YIQ) @ [[0, 0, 0], [0, 0, -1], [0, 1, 0]] @ _YIQ).tolist()
+
 
 def augment(
-    x:Tensor,                    # float [B, 3, H, W] in 0..1
-    generator:'torch.Generator|None'=None, # source of all randomness; None for torch's own
-    scale:tuple[float, float]=(.7, 1.), # side of the crop as a part of the picture's, drawn between the two; the crop lies anywhere inside
-    rotate:float=12.,            # greatest rotation to either side, degrees
-    flip:float=.5,               # probability of a mirror image
-    brightness:float=.3,         # colours times 1 - brightness … 1 + brightness
-    contrast:float=.3,           # the same for the distance to the picture's mean grey
-    saturation:float=.3,         # the same for the distance to each pixel's own grey
-    hue:float=.03,               # greatest turn of the colour circle to either side, as a part of the whole circle, 0..0.5
-    grey:float=.1,               # probability of a picture without colour
-    blur:float=0.,               # greatest share of a 3 x 3 mean mixed into the picture, 0..1
-    draws:'Tensor|None'=None,    # [11, B] of `augment_draws`, in place of a generator
-) -> Tensor:                     # [B, 3, H, W] in 0..1; every picture with draws of its own
-    "Crop, rotate, mirror and recolour a batch: one sampling pass for the geometry, one matrix product for the colours. Raises ValueError for settings out of range, for draws of another shape, and for draws beside a generator."
-    if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point(): raise ValueError(f'x must be float [B, 3, H, W] in 0..1, not {x.dtype} {list(x.shape)}; call to_float first')
+    x: Tensor,  # float [B, 3, H, W] in 0..1
+    # source of all randomness; None for torch's own
+    generator: 'torch.Generator|None' = None,
+    # side of the crop as a part of the picture's, drawn between the two; the crop lies anywhere
+    # inside
+    scale: tuple[float, float] = (0.7, 1.0),
+    rotate: float = 12.0,  # greatest rotation to either side, degrees
+    flip: float = 0.5,  # probability of a mirror image
+    brightness: float = 0.3,  # colours times 1 - brightness … 1 + brightness
+    contrast: float = 0.3,  # the same for the distance to the picture's mean grey
+    saturation: float = 0.3,  # the same for the distance to each pixel's own grey
+    # greatest turn of the colour circle to either side, as a part of the whole circle, 0..0.5
+    hue: float = 0.03,
+    grey: float = 0.1,  # probability of a picture without colour
+    # greatest share of a 3 x 3 mean mixed into the picture, 0..1
+    blur: float = 0.0,
+    draws: 'Tensor|None' = None,  # [11, B] of `augment_draws`, in place of a generator
+    # [B, 3, H, W] in 0..1; every picture with draws of its own
+) -> Tensor:
+    """Crop, rotate, mirror and recolour a batch: one sampling pass for the geometry, one matrix
+    product for the colours.
+
+    Raises ValueError for settings out of range, for draws of another shape, and for draws beside a
+    generator.
+    """
+    if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
+        raise ValueError(
+            f'x must be float [B, 3, H, W] in 0..1, not {x.dtype} {list(x.shape)}; call to_float'
+            ' first'
+        )
     low, high = scale
-    if not 0 < low <= high <= 1: raise ValueError(f'scale is {tuple(scale)}; it must be (low, high) with 0 < low <= high <= 1')
-    for name, v, most in (('rotate', rotate, 180), ('hue', hue, .5), *((k, v, 1) for k, v in dict(flip=flip, brightness=brightness, contrast=contrast, saturation=saturation, grey=grey, blur=blur).items())):
-        if not 0 <= v <= most: raise ValueError(f'{name} is {v}; it must lie between 0 and {most}')
+    if not 0 < low <= high <= 1:
+        raise ValueError(
+            f'scale is {tuple(scale)}; it must be (low, high) with 0 < low <= high <= 1'
+        )
+    for name, v, most in (
+        ('rotate', rotate, 180),
+        ('hue', hue, 0.5),
+        *(
+            (k, v, 1)
+            for k, v in dict(
+                flip=flip,
+                brightness=brightness,
+                contrast=contrast,
+                saturation=saturation,
+                grey=grey,
+                blur=blur,
+            ).items()
+        ),
+    ):
+        if not 0 <= v <= most:
+            raise ValueError(f'{name} is {v}; it must lie between 0 and {most}')
     b, _, h, w = x.shape
-    if draws is None: draws = augment_draws(b, generator)
-    elif generator is not None: raise ValueError('augment has both a generator and draws; give one of them')
-    elif draws.shape != (11, b): raise ValueError(f'draws are {list(draws.shape)}; {b:,} pictures need [11, {b}], as augment_draws({b}) gives')
+    if draws is None:
+        draws = augment_draws(b, generator)
+    elif generator is not None:
+        raise ValueError('augment has both a generator and draws; give one of them')
+    elif draws.shape != (11, b):
+        raise ValueError(
+            f'draws are {list(draws.shape)}; {b:,} pictures need [11, {b}], as augment_draws({b})'
+            ' gives'
+        )
     u = draws.to(x.device, torch.float32)
     if low < 1 or rotate or flip:
-        s = low + (high - low)*u[0]
-        angle = math.radians(rotate)*(2*u[1] - 1)
-        mirror = torch.where(u[2] < flip, -1., 1.)
-        cos, sin = s*angle.cos(), s*angle.sin()
-        gx, gy = ((torch.arange(n, device=x.device)*2 + 1)/n - 1 for n in (w, h))
-        shift = (1 - s)*(2*u[3:5] - 1)
+        s = low + (high - low) * u[0]
+        angle = math.radians(rotate) * (2 * u[1] - 1)
+        mirror = torch.where(u[2] < flip, -1.0, 1.0)
+        cos, sin = s * angle.cos(), s * angle.sin()
+        gx, gy = ((torch.arange(n, device=x.device) * 2 + 1) / n - 1 for n in (w, h))
+        shift = (1 - s) * (2 * u[3:5] - 1)
         # affine_grid written out: along rows and along columns apart, for a third of its time
-        fx = (mirror*cos)[:, None, None]*gx + (shift[0][:, None] - (sin*h/w)[:, None]*gy)[:, :, None]
-        fy = (mirror*sin*w/h)[:, None, None]*gx + (shift[1][:, None] + cos[:, None]*gy)[:, :, None]
-        x = F.grid_sample(x, torch.stack((fx, fy), 1).permute(0, 2, 3, 1).to(x.dtype), padding_mode='reflection', align_corners=False)
-    if blur: x = torch.lerp(x, F.avg_pool2d(x, 3, 1, 1, count_include_pad=False), (blur*u[5]).to(x.dtype)[:, None, None, None])
+        fx = (mirror * cos)[:, None, None] * gx + (shift[0][:, None] - (sin * h / w)[:, None] * gy)[
+            :, :, None
+        ]
+        fy = (mirror * sin * w / h)[:, None, None] * gx + (shift[1][:, None] + cos[:, None] * gy)[
+            :, :, None
+        ]
+        x = F.grid_sample(
+            x,
+            torch.stack((fx, fy), 1).permute(0, 2, 3, 1).to(x.dtype),
+            padding_mode='reflection',
+            align_corners=False,
+        )
+    if blur:
+        x = torch.lerp(
+            x,
+            F.avg_pool2d(x, 3, 1, 1, count_include_pad=False),
+            (blur * u[5]).to(x.dtype)[:, None, None, None],
+        )
     if brightness or contrast or saturation or hue or grey:
-        light, apart, colour = (1 + m*(2*v - 1) for m, v in ((brightness, u[6]), (contrast, u[7]), (saturation, u[8])))
-        colour = torch.where(u[9] < grey, 0., colour)
-        angle = 2*math.pi*hue*(2*u[10] - 1)
-        kept, turned, luma = colour*angle.cos(), colour*angle.sin(), u.new_tensor(_LUMA)
-        mix = kept[:, None, None]*torch.eye(3, device=x.device) + (1 - kept)[:, None, None]*luma + turned[:, None, None]*u.new_tensor(_TURN)
-        offset = light*(1 - apart)*(x.mean((2, 3)).float() @ luma)
-        x = torch.baddbmm(offset[:, None, None].to(x.dtype), ((light*apart)[:, None, None]*mix).to(x.dtype), x.flatten(2)).clamp_(0, 1).view(b, 3, h, w)
+        light, apart, colour = (
+            1 + m * (2 * v - 1)
+            for m, v in ((brightness, u[6]), (contrast, u[7]), (saturation, u[8]))
+        )
+        colour = torch.where(u[9] < grey, 0.0, colour)
+        angle = 2 * math.pi * hue * (2 * u[10] - 1)
+        kept, turned, luma = colour * angle.cos(), colour * angle.sin(), u.new_tensor(_LUMA)
+        mix = (
+            kept[:, None, None] * torch.eye(3, device=x.device)
+            + (1 - kept)[:, None, None] * luma
+            + turned[:, None, None] * u.new_tensor(_TURN)
+        )
+        offset = light * (1 - apart) * (x.mean((2, 3)).float() @ luma)
+        x = (
+            torch.baddbmm(
+                offset[:, None, None].to(x.dtype),
+                ((light * apart)[:, None, None] * mix).to(x.dtype),
+                x.flatten(2),
+            )
+            .clamp_(0, 1)
+            .view(b, 3, h, w)
+        )
     return x
 
 # %% ../nbs/06_batches.ipynb #activity-batches
 class _Epochs:
     "Each pass over the object is one epoch; the same seed and epoch give the same batches"
+
     epoch = 0
-    def set_epoch(self,
-        epoch:int, # number of the epoch that the next pass shows, from 0
+
+    def set_epoch(
+        self,
+        epoch: int,  # number of the epoch that the next pass shows, from 0
     ):
         "Go to an epoch"
         self.epoch = _whole('epoch', epoch, 0)
@@ -311,40 +565,80 @@ class _Epochs:
         epoch, self.epoch = self.epoch, self.epoch + 1
         return self._batches(np.random.default_rng([self.seed, epoch]))
 
+
 class ActivityBatches(_Epochs):
     "Batches that hold several activities and, in each, several subjects in equal parts."
-    def __init__(self,
-        table:FrameTable,             # every frame needs a subject and an activity
-        batch_size:int=256,           # frames a batch
-        activities_per_batch:int=8,   # different activities in each batch
-        seed:int=0,                   # of all draws
+
+    def __init__(
+        self,
+        table: FrameTable,  # every frame needs a subject and an activity
+        batch_size: int = 256,  # frames a batch
+        activities_per_batch: int = 8,  # different activities in each batch
+        seed: int = 0,  # of all draws
     ):
-        "Raises ValueError where such batches cannot be made: too few activities, an activity of one subject, an activity with fewer frames than its share of a batch, a frame without subject or activity."
-        self.batch_size, self.activities_per_batch, self.seed = _whole('batch_size', batch_size, 1), _whole('activities_per_batch', activities_per_batch, 2), _whole('seed', seed, 0)
+        """Raises ValueError where such batches cannot be made: too few activities, an activity of
+        one subject, an activity with fewer frames than its share of a batch, a frame without
+        subject or activity.
+        """
+        self.batch_size, self.activities_per_batch, self.seed = (
+            _whole('batch_size', batch_size, 1),
+            _whole('activities_per_batch', activities_per_batch, 2),
+            _whole('seed', seed, 0),
+        )
         for c in ('activity', 'subject'):
-            if (lost := table.df[c].isna().to_numpy()).any(): raise ValueError(f"row {int(lost.argmax())} ({table.df['path'].iloc[int(lost.argmax())]}) has no {c}; fill it in, or leave the row out with table.subset")
+            if (lost := table.df[c].isna().to_numpy()).any():
+                raise ValueError(
+                    f'row {int(lost.argmax())} ({table.df["path"].iloc[int(lost.argmax())]}) has no'
+                    f' {c}; fill it in, or leave the row out with table.subset'
+                )
         cells = table.df.groupby(['activity', 'subject'], sort=True).indices
         self.cells = {}  # activity -> the frames of each of its subjects
-        for (activity, subject), rows in cells.items(): self.cells.setdefault(activity, []).append(rows)
-        have, want, share = len(self.cells), self.activities_per_batch, -(-self.batch_size//self.activities_per_batch)
-        if have < want: raise ValueError(f'the table has {have} activities ({", ".join(self.cells)}), so no batch can hold {want}; say activities_per_batch={max(have, 2)} or less')
-        if self.batch_size < 2*want: raise ValueError(f'batch_size is {self.batch_size}, too little for 2 frames of each of {want} activities; say batch_size={2*want} or more')
+        for (activity, subject), rows in cells.items():
+            self.cells.setdefault(activity, []).append(rows)
+        have, want, share = (
+            len(self.cells),
+            self.activities_per_batch,
+            -(-self.batch_size // self.activities_per_batch),
+        )
+        if have < want:
+            raise ValueError(
+                f'the table has {have} activities ({", ".join(self.cells)}), so no batch can hold'
+                f' {want}; say activities_per_batch={max(have, 2)} or less'
+            )
+        if self.batch_size < 2 * want:
+            raise ValueError(
+                f'batch_size is {self.batch_size}, too little for 2 frames of each of {want}'
+                f' activities; say batch_size={2 * want} or more'
+            )
         for activity, rows in self.cells.items():
-            if len(rows) < 2: raise ValueError(f"activity {activity} has frames of one subject only, so its pairs would all show one person; leave it out with table.subset(table.df['activity'] != {activity!r})")
-            if (n := sum(map(len, rows))) < share: raise ValueError(f'activity {activity} has {n} frames, fewer than its share of {share} in a batch; say batch_size={n*want} or less' + (', or more activities_per_batch' if want < have else ''))
+            if len(rows) < 2:
+                raise ValueError(
+                    f'activity {activity} has frames of one subject only, so its pairs would all'
+                    " show one person; leave it out with table.subset(table.df['activity'] !="
+                    f' {activity!r})'
+                )
+            if (n := sum(map(len, rows))) < share:
+                raise ValueError(
+                    f'activity {activity} has {n} frames, fewer than its share of {share} in a'
+                    f' batch; say batch_size={n * want} or less'
+                    + (', or more activities_per_batch' if want < have else '')
+                )
         self.n = len(table)
 
-    def __len__(self): return -(-self.n//self.batch_size)
+    def __len__(self):
+        return -(-self.n // self.batch_size)
 
     def _batches(self, rng):
-        # Each activity is a queue that goes round its subjects in one order; each subject goes round its frames.
+        # Each activity is a queue that goes round its subjects in one order; each subject goes
+        # round its frames.
         queue = {}
         for activity, rows in self.cells.items():
             queue[activity] = [rng.permutation(rows[k]) for k in rng.permutation(len(rows))]
         names, at, used = list(self.cells), dict.fromkeys(self.cells, 0), np.zeros(len(self.cells))
         base, extra = divmod(self.batch_size, self.activities_per_batch)
         for _ in range(len(self)):
-            chosen = np.lexsort((rng.random(len(names)), used))[:self.activities_per_batch]  # those shown least, ties by chance
+            # those shown least, ties by chance
+            chosen = np.lexsort((rng.random(len(names)), used))[: self.activities_per_batch]
             rng.shuffle(chosen)
             out = []
             for j, k in enumerate(chosen):
@@ -359,14 +653,23 @@ class ActivityBatches(_Epochs):
 # %% ../nbs/06_batches.ipynb #shuffled-batches
 class ShuffledBatches(_Epochs):
     "Every frame once an epoch, in batches of nearly equal size."
-    def __init__(self,
-        n_or_table:'int|FrameTable', # number of frames, or the table
-        batch_size:int=256,          # frames a batch, at most
-        seed:int=0,                  # of the order
+
+    def __init__(
+        self,
+        n_or_table: 'int|FrameTable',  # number of frames, or the table
+        batch_size: int = 256,  # frames a batch, at most
+        seed: int = 0,  # of the order
     ):
         "Raises ValueError when there are no frames or a setting is no whole number."
-        self.n = _whole('the number of frames', n_or_table if isinstance(n_or_table, (int, np.integer)) else len(n_or_table), 1)
+        self.n = _whole(
+            'the number of frames',
+            n_or_table if isinstance(n_or_table, (int, np.integer)) else len(n_or_table),
+            1,
+        )
         self.batch_size, self.seed = _whole('batch_size', batch_size, 1), _whole('seed', seed, 0)
 
-    def __len__(self): return -(-self.n//self.batch_size)
-    def _batches(self, rng): return iter(np.array_split(rng.permutation(self.n), len(self)))
+    def __len__(self):
+        return -(-self.n // self.batch_size)
+
+    def _batches(self, rng):
+        return iter(np.array_split(rng.permutation(self.n), len(self)))

@@ -19,35 +19,77 @@ from .frames import FrameTable
 from .plots import _COLOURS, _figure, _number, umap_2d
 
 # %% ../nbs/13b_browser.ipynb #colour
-_SHAPES = ('a3 3 0 1 0 6 0a3 3 0 1 0-6 0z', 'l3-5 3 5z', 'v-2.7h5.4v5.4h-5.4z', 'l3-4 3 4-3 4z', 'l3 5 3-5z', 'h2v-3h2v3h2v2h-2v3h-2v-3h-2z')     # paths that begin at a dot's left end
-_MARKS = 'o^sDvP'                  # the same in matplotlib
+# paths that begin at a dot's left end
+_SHAPES = (
+    'a3 3 0 1 0 6 0a3 3 0 1 0-6 0z',
+    'l3-5 3 5z',
+    'v-2.7h5.4v5.4h-5.4z',
+    'l3-4 3 4-3 4z',
+    'l3 5 3-5z',
+    'h2v-3h2v3h2v2h-2v3h-2v-3h-2z',
+)
+_MARKS = 'o^sDvP'  # the same in matplotlib
 _NONE = '#c8c8c8'
 
-def _hex(c): return matplotlib.colors.to_hex(c)
+
+def _hex(c):
+    return matplotlib.colors.to_hex(c)
+
 
 def _colours(values):
-    "Colour and shape of each frame, and the legend: rows of text, colour, shape; or, of a quantity, its two ends"
+    """Colour and shape of each frame, and the legend: rows of text, colour, shape; or, of a
+    quantity, its two ends
+    """
     values, missing = values.reset_index(drop=True), values.isna().to_numpy()
     if pd.api.types.is_float_dtype(values):
-        x = values.to_numpy(float); low, high = (np.nanmin(x), np.nanmax(x)) if not missing.all() else (0, 1)
-        tint = matplotlib.colormaps['viridis'](np.nan_to_num((x - low)/max(high - low, 1e-9)))
-        ends = [(f'{v:g}', _hex(matplotlib.colormaps['viridis'](t)), 0) for v, t in ((low, 0.), (high, 1.))]
-        return np.where(missing, _NONE, [_hex(c) for c in tint]), np.zeros(len(x), int), ends + [('no value', _NONE, 0)]*bool(missing.any())
-    names = sorted(values[~missing].astype(str).unique()); place = {n: i for i, n in enumerate(names)}
+        x = values.to_numpy(float)
+        low, high = (np.nanmin(x), np.nanmax(x)) if not missing.all() else (0, 1)
+        tint = matplotlib.colormaps['viridis'](np.nan_to_num((x - low) / max(high - low, 1e-9)))
+        ends = [
+            (f'{v:g}', _hex(matplotlib.colormaps['viridis'](t)), 0)
+            for v, t in ((low, 0.0), (high, 1.0))
+        ]
+        return (
+            np.where(missing, _NONE, [_hex(c) for c in tint]),
+            np.zeros(len(x), int),
+            ends + [('no value', _NONE, 0)] * bool(missing.any()),
+        )
+    names = sorted(values[~missing].astype(str).unique())
+    place = {n: i for i, n in enumerate(names)}
     at = np.array([-1 if m else place[str(v)] for v, m in zip(values, missing)])
-    looks = [(_hex(_COLOURS[i % 10]), i//5) if i < 30 else (_NONE, 0) for i in range(len(names))] + [(_NONE, 0)]
-    legend = [(n, *looks[i]) for i, n in enumerate(names[:30])] + [(f'{len(names) - 30} others', _NONE, 0)]*(len(names) > 30) + [('no value', _NONE, 0)]*bool(missing.any())
+    looks = [
+        (_hex(_COLOURS[i % 10]), i // 5) if i < 30 else (_NONE, 0) for i in range(len(names))
+    ] + [(_NONE, 0)]
+    legend = (
+        [(n, *looks[i]) for i, n in enumerate(names[:30])]
+        + [(f'{len(names) - 30} others', _NONE, 0)] * (len(names) > 30)
+        + [('no value', _NONE, 0)] * bool(missing.any())
+    )
     return np.array([looks[i][0] for i in at]), np.array([looks[i][1] for i in at]), legend
+
 
 def _outcomes(p, y):
     "What became of one label in each frame"
-    said, known = p >= .5, ~np.isnan(y)
-    return pd.Series(np.select([~known, said & (y == 1), said, y == 1], [None, 'found', 'false alarm', 'missed'], 'rightly absent'), dtype=object).where(known)
+    said, known = p >= 0.5, ~np.isnan(y)
+    return pd.Series(
+        np.select(
+            [~known, said & (y == 1), said, y == 1],
+            [None, 'found', 'false alarm', 'missed'],
+            'rightly absent',
+        ),
+        dtype=object,
+    ).where(known)
 
 # %% ../nbs/13b_browser.ipynb #browser
-_SEND = ("const r=this.getBoundingClientRect(),t=this.closest('.clef-browser').querySelector('.clef-%s input');"
-         "t.value=[(event.clientX-r.left)/r.width,(event.clientY-r.top)/r.height].join();t.dispatchEvent(new Event('change',{bubbles:true}))")
-_CHOOSE = "const t=this.closest('.clef-browser').querySelector('.clef-frame input');t.value=%d;t.dispatchEvent(new Event('change',{bubbles:true}))"
+_SEND = (
+    "const r=this.getBoundingClientRect(),t=this.closest('.clef-browser').querySelector('.clef-%s"
+    " input');t.value=[(event.clientX-r.left)/r.width,(event.clientY-r.top)/r.height].join();t.dispatchEvent(new"
+    " Event('change',{bubbles:true}))"
+)
+_CHOOSE = (
+    "const t=this.closest('.clef-browser').querySelector('.clef-frame"
+    " input');t.value=%d;t.dispatchEvent(new Event('change',{bubbles:true}))"
+)
 _SIZE, _EDGE = (540, 420), 14
 _STYLE = """<style>
 .clef-browser .clef-map svg {display: block; background: #fff; border: 1px solid #bbb; cursor: crosshair}
@@ -59,62 +101,189 @@ _STYLE = """<style>
 .clef-browser .clef-neighbours img {width: 76px; height: 76px; display: block; margin: auto}
 </style>"""
 
+
 class EmbeddingBrowser(W.VBox):
     """A map of frames to point at; made by `embedding_browser`.
 
-    `colour` (a drop-down), `frame` (number of the chosen frame), `previous`, `next` are widgets; `point` and `hover` hold the place of the last click and of the pointer, 'x,y' in shares of the map;
-    `neighbours` is a table of the chosen frame's neighbours."""
-    def __init__(self, images, z, xy, rows, df, columns, labels, truth, predictions, texts, k, colour):
-        self._images, self._z, self._rows, self._df, self._columns, self._labels, self._truth, self._predictions, self._texts, self._k = images, z, rows, df, columns, labels, truth, predictions, texts, min(k, len(rows) - 1)
+    `colour` (a drop-down), `frame` (number of the chosen frame), `previous`, `next` are widgets;
+    `point` and `hover` hold the place of the last click and of the pointer, 'x,y' in shares of the
+    map; `neighbours` is a table of the chosen frame's neighbours.
+    """
+
+    def __init__(
+        self, images, z, xy, rows, df, columns, labels, truth, predictions, texts, k, colour
+    ):
+        (
+            self._images,
+            self._z,
+            self._rows,
+            self._df,
+            self._columns,
+            self._labels,
+            self._truth,
+            self._predictions,
+            self._texts,
+            self._k,
+        ) = (
+            images,
+            z,
+            rows,
+            df,
+            columns,
+            labels,
+            truth,
+            predictions,
+            texts,
+            min(k, len(rows) - 1),
+        )
         low, high = xy.min(0), xy.max(0)
-        u = (xy - low)/np.maximum(high - low, 1e-9)
-        self._xy = _EDGE + np.stack([u[:, 0], 1 - u[:, 1]], 1)*(np.array(_SIZE) - 2*_EDGE)      # pixels
-        self.colour = W.Dropdown(options=list(columns), value=colour, description='colour', layout=W.Layout(width='250px')); self.colour.add_class('clef-colour')
-        self.frame = W.BoundedIntText(0, min=0, max=len(rows) - 1, description='frame', layout=W.Layout(width='160px')); self.frame.add_class('clef-frame')
-        self.previous, self.next = (W.Button(description=d, layout=W.Layout(width='86px')) for d in ('previous', 'next'))
+        u = (xy - low) / np.maximum(high - low, 1e-9)
+        # pixels
+        self._xy = _EDGE + np.stack([u[:, 0], 1 - u[:, 1]], 1) * (np.array(_SIZE) - 2 * _EDGE)
+        self.colour = W.Dropdown(
+            options=list(columns),
+            value=colour,
+            description='colour',
+            layout=W.Layout(width='250px'),
+        )
+        self.colour.add_class('clef-colour')
+        self.frame = W.BoundedIntText(
+            0, min=0, max=len(rows) - 1, description='frame', layout=W.Layout(width='160px')
+        )
+        self.frame.add_class('clef-frame')
+        self.previous, self.next = (
+            W.Button(description=d, layout=W.Layout(width='86px')) for d in ('previous', 'next')
+        )
         hidden = dict(layout=W.Layout(display='none'))
-        self.point, self.hover = W.Text(**hidden), W.Text(**hidden); self.point.add_class('clef-point'); self.hover.add_class('clef-hover')
-        self.map, self.ring, self.legend, self.texts, self.thumbnails, self.preview = W.HTML(), W.HTML(), W.HTML(layout=W.Layout(width=f'{_SIZE[0]}px')), W.HTML(), W.HTML(), W.HTML(layout=W.Layout(width='260px'))
-        for w, name in ((self.map, 'clef-map'), (self.ring, 'clef-ring'), (self.legend, 'clef-legend'), (self.texts, 'clef-texts'), (self.preview, 'clef-texts'), (self.thumbnails, 'clef-neighbours')): w.add_class(name)
-        for w in (self.map, self.ring): w.layout = W.Layout(grid_area='1 / 1 / 2 / 2', margin='0')
-        self.face = W.Image(format='jpeg', layout=W.Layout(width='140px', height='140px')); self.face.add_class('clef-face')
-        chosen = W.HBox([self.face, W.Box([self.texts], layout=W.Layout(width='260px', margin='0 0 0 10px'))])
-        right = W.VBox([chosen, self.thumbnails, self.preview], layout=W.Layout(width='420px', margin='0 0 0 12px'))
-        left = W.VBox([W.GridBox([self.map, self.ring], layout=W.Layout(grid_template_columns=f'{_SIZE[0] + 2}px')), self.legend])
-        super().__init__([W.HTML(_STYLE, layout=W.Layout(display='none')), W.HBox([self.colour, self.frame, self.previous, self.next]), W.HBox([left, right], layout=W.Layout(flex_flow='row wrap')), self.point, self.hover])
+        self.point, self.hover = W.Text(**hidden), W.Text(**hidden)
+        self.point.add_class('clef-point')
+        self.hover.add_class('clef-hover')
+        self.map, self.ring, self.legend, self.texts, self.thumbnails, self.preview = (
+            W.HTML(),
+            W.HTML(),
+            W.HTML(layout=W.Layout(width=f'{_SIZE[0]}px')),
+            W.HTML(),
+            W.HTML(),
+            W.HTML(layout=W.Layout(width='260px')),
+        )
+        for w, name in (
+            (self.map, 'clef-map'),
+            (self.ring, 'clef-ring'),
+            (self.legend, 'clef-legend'),
+            (self.texts, 'clef-texts'),
+            (self.preview, 'clef-texts'),
+            (self.thumbnails, 'clef-neighbours'),
+        ):
+            w.add_class(name)
+        for w in (self.map, self.ring):
+            w.layout = W.Layout(grid_area='1 / 1 / 2 / 2', margin='0')
+        self.face = W.Image(format='jpeg', layout=W.Layout(width='140px', height='140px'))
+        self.face.add_class('clef-face')
+        chosen = W.HBox(
+            [self.face, W.Box([self.texts], layout=W.Layout(width='260px', margin='0 0 0 10px'))]
+        )
+        right = W.VBox(
+            [chosen, self.thumbnails, self.preview],
+            layout=W.Layout(width='420px', margin='0 0 0 12px'),
+        )
+        left = W.VBox(
+            [
+                W.GridBox(
+                    [self.map, self.ring],
+                    layout=W.Layout(grid_template_columns=f'{_SIZE[0] + 2}px'),
+                ),
+                self.legend,
+            ]
+        )
+        super().__init__(
+            [
+                W.HTML(_STYLE, layout=W.Layout(display='none')),
+                W.HBox([self.colour, self.frame, self.previous, self.next]),
+                W.HBox([left, right], layout=W.Layout(flex_flow='row wrap')),
+                self.point,
+                self.hover,
+            ]
+        )
         self.add_class('clef-browser')
-        self.colour.observe(self._paint, 'value'); self.frame.observe(self._choose, 'value')
-        self.point.observe(lambda c: setattr(self.frame, 'value', self._nearest(c['new'])), 'value'); self.hover.observe(self._peek, 'value')
-        for button, step in ((self.previous, -1), (self.next, 1)): button.on_click(lambda _, step=step: setattr(self.frame, 'value', (self.frame.value + step) % len(self._rows)))
-        self._paint(); self._choose()
+        self.colour.observe(self._paint, 'value')
+        self.frame.observe(self._choose, 'value')
+        self.point.observe(lambda c: setattr(self.frame, 'value', self._nearest(c['new'])), 'value')
+        self.hover.observe(self._peek, 'value')
+        for button, step in ((self.previous, -1), (self.next, 1)):
+            button.on_click(
+                lambda _, step=step: setattr(
+                    self.frame, 'value', (self.frame.value + step) % len(self._rows)
+                )
+            )
+        self._paint()
+        self._choose()
 
     def _nearest(self, place):
         "The dot nearest to 'x,y'; the chosen frame where that is no place"
-        try: x, y = (float(v) for v in place.split(','))
-        except ValueError: return self.frame.value
-        return int(((self._xy - np.array([x, y])*_SIZE)**2).sum(1).argmin())
+        try:
+            x, y = (float(v) for v in place.split(','))
+        except ValueError:
+            return self.frame.value
+        return int(((self._xy - np.array([x, y]) * _SIZE) ** 2).sum(1).argmin())
 
     def _paint(self, change=None):
         tint, shape, legend = _colours(self._columns[self.colour.value])
-        order = np.random.default_rng(0).permutation(len(tint)); order = order[np.argsort(tint[order] != _NONE, kind='stable')]     # grey below, no group on top
-        dots = ''.join(f'<path d="M{self._xy[i, 0] - 3:.1f} {self._xy[i, 1]:.1f}{_SHAPES[shape[i]]}" fill="{tint[i]}"/>' for i in order)
+        # grey below, no group on top
+        order = np.random.default_rng(0).permutation(len(tint))
+        order = order[np.argsort(tint[order] != _NONE, kind='stable')]
+        dots = ''.join(
+            f'<path d="M{self._xy[i, 0] - 3:.1f} {self._xy[i, 1]:.1f}{_SHAPES[shape[i]]}"'
+            f' fill="{tint[i]}"/>'
+            for i in order
+        )
         w, h = _SIZE
-        self.map.value = (f'<svg width="{w}" height="{h}" role="img" aria-label="map of {len(tint)} frames, coloured by {html.escape(self.colour.value)}" onclick="{_SEND % "point"}" '
-                          f'onpointermove="if(event.timeStamp-(this.last||0)>80){{this.last=event.timeStamp;{_SEND % "hover"}}}"><g fill-opacity=".85">{dots}</g></svg>')
-        self.legend.value = f'<b>{html.escape(self.colour.value)}</b> ' + ''.join(f'<span><svg width="10" height="12"><path d="M2 6{_SHAPES[s]}" fill="{c}"/></svg> {html.escape(str(t))}</span>' for t, c, s in legend)
+        self.map.value = (
+            f'<svg width="{w}" height="{h}" role="img" aria-label="map of {len(tint)} frames,'
+            f' coloured by {html.escape(self.colour.value)}" onclick="{_SEND % "point"}"'
+            f' onpointermove="if(event.timeStamp-(this.last||0)>80){{this.last=event.timeStamp;{_SEND % "hover"}}}"><g'
+            f' fill-opacity=".85">{dots}</g></svg>'
+        )
+        self.legend.value = f'<b>{html.escape(self.colour.value)}</b> ' + ''.join(
+            f'<span><svg width="10" height="12"><path d="M2 6{_SHAPES[s]}" fill="{c}"/></svg>'
+            f' {html.escape(str(t))}</span>'
+            for t, c, s in legend
+        )
 
     def _about(self, i):
         "What is known of a frame, as HTML"
         row, out = self._df.iloc[i], [f'<b>row {self._rows[i]} of the table</b>']
-        out += [f'{c}: {html.escape(str(row[c]))}' for c in ('subject', 'expression') if c in row and pd.notna(row[c])]
-        if 'activity' in row and pd.notna(row['activity']): out.append(f'{html.escape(str(row["activity"]))}: {html.escape(self._texts.get(row["activity"], "no text"))}')
+        out += [
+            f'{c}: {html.escape(str(row[c]))}'
+            for c in ('subject', 'expression')
+            if c in row and pd.notna(row[c])
+        ]
+        if 'activity' in row and pd.notna(row['activity']):
+            out.append(
+                f'{html.escape(str(row["activity"]))}:'
+                f' {html.escape(self._texts.get(row["activity"], "no text"))}'
+            )
         au = [c for c in self._columns if c.startswith('AU') and c[2:].isdecimal()]
         if au:
-            names = facs.aus()['name']; on = [f'{c} {names.get(int(c[2:]), "")}' for c in au if pd.notna(row[c]) and row[c] == 1]
-            out.append('present: ' + (', '.join(on) or 'no action unit') + (f'; not coded: {n}' if (n := sum(pd.isna(row[c]) for c in au)) else ''))
+            names = facs.aus()['name']
+            on = [
+                f'{c} {names.get(int(c[2:]), "")}' for c in au if pd.notna(row[c]) and row[c] == 1
+            ]
+            out.append(
+                'present: '
+                + (', '.join(on) or 'no action unit')
+                + (f'; not coded: {n}' if (n := sum(pd.isna(row[c]) for c in au)) else '')
+            )
         if self._predictions is not None:
-            if self._truth.ndim == 1: out.append(f'recognised as {self._labels[self._predictions[i].argmax()]}')
-            else: out += [f'{what}: ' + (', '.join(ls) or 'none') for what in ('missed', 'false alarm') for ls in [[l for l in self._labels if self._columns[f'{l} outcome'].iloc[i] == what]]]
+            if self._truth.ndim == 1:
+                out.append(f'recognised as {self._labels[self._predictions[i].argmax()]}')
+            else:
+                out += [
+                    f'{what}: ' + (', '.join(ls) or 'none')
+                    for what in ('missed', 'false alarm')
+                    for ls in [
+                        [l for l in self._labels if self._columns[f'{l} outcome'].iloc[i] == what]
+                    ]
+                ]
         return '<br>'.join(out)
 
     def _choose(self, change=None):
@@ -124,112 +293,306 @@ class EmbeddingBrowser(W.VBox):
         for n in near.itertuples():
             data = base64.b64encode(_jpeg(self._images[n.row])).decode()
             who = ' '.join(str(getattr(n, c)) for c in ('subject', 'activity') if hasattr(n, c))
-            buttons.append(f'<button onclick="{_CHOOSE % n.frame}" title="frame {n.frame}, cosine {_number(n.cosine)}"><img alt="frame {n.frame}" src="data:image/jpeg;base64,{data}">{html.escape(who)}<br>{_number(n.cosine)}</button>')
-        says = [f'same {c} {n} of {self._k} (chance {chance:.1f})' for c, (n, chance) in self.shared().items()]
-        self.thumbnails.value = f'<b>nearest neighbours</b>, with their cosine{": " if says else ""}{", ".join(says)}<br>{"".join(buttons)}'
+            buttons.append(
+                f'<button onclick="{_CHOOSE % n.frame}" title="frame {n.frame}, cosine'
+                f' {_number(n.cosine)}"><img alt="frame {n.frame}"'
+                f' src="data:image/jpeg;base64,{data}">{html.escape(who)}<br>{_number(n.cosine)}</button>'
+            )
+        says = [
+            f'same {c} {n} of {self._k} (chance {chance:.1f})'
+            for c, (n, chance) in self.shared().items()
+        ]
+        self.thumbnails.value = (
+            '<b>nearest neighbours</b>, with their'
+            f' cosine{": " if says else ""}{", ".join(says)}<br>{"".join(buttons)}'
+        )
         (x, y), w, h = self._xy[i], *_SIZE
-        lines = ''.join(f'<path d="M{x:.0f} {y:.0f}L{a:.0f} {b:.0f}" stroke="#333" stroke-width=".8"/><circle cx="{a:.0f}" cy="{b:.0f}" r="6" fill="none" stroke="#333"/>' for a, b in self._xy[near['frame']])
-        self.ring.value = f'<svg width="{w}" height="{h}" style="display:block">{lines}<circle cx="{x:.0f}" cy="{y:.0f}" r="8" fill="none" stroke="#000" stroke-width="2.5"/></svg>'
+        lines = ''.join(
+            f'<path d="M{x:.0f} {y:.0f}L{a:.0f} {b:.0f}" stroke="#333" stroke-width=".8"/><circle'
+            f' cx="{a:.0f}" cy="{b:.0f}" r="6" fill="none" stroke="#333"/>'
+            for a, b in self._xy[near['frame']]
+        )
+        self.ring.value = (
+            f'<svg width="{w}" height="{h}" style="display:block">{lines}<circle cx="{x:.0f}"'
+            f' cy="{y:.0f}" r="8" fill="none" stroke="#000" stroke-width="2.5"/></svg>'
+        )
 
     def _peek(self, change):
-        i = self._nearest(change['new']); row = self._df.iloc[i]
+        i = self._nearest(change['new'])
+        row = self._df.iloc[i]
         data = base64.b64encode(_jpeg(self._images[self._rows[i]])).decode()
-        says = ', '.join(str(row[c]) for c in ('subject', 'activity', 'expression') if c in row and pd.notna(row[c]))
-        self.preview.value = f'<img alt="the face under the pointer" style="width:76px;height:76px;float:left;margin-right:8px" src="data:image/jpeg;base64,{data}">under the pointer: frame {i}<br>{html.escape(says)}'
+        says = ', '.join(
+            str(row[c])
+            for c in ('subject', 'activity', 'expression')
+            if c in row and pd.notna(row[c])
+        )
+        self.preview.value = (
+            '<img alt="the face under the pointer"'
+            ' style="width:76px;height:76px;float:left;margin-right:8px"'
+            f' src="data:image/jpeg;base64,{data}">under the pointer: frame'
+            f' {i}<br>{html.escape(says)}'
+        )
 
     def close(self):
         "Close this widget and all in it."
+
         def within(w):
-            for c in getattr(w, 'children', ()): within(c); c.close()
-        within(self); super().close()
+            for c in getattr(w, 'children', ()):
+                within(c)
+                c.close()
+
+        within(self)
+        super().close()
 
 # %% ../nbs/13b_browser.ipynb #near
 @patch(as_prop=True)
-def neighbours(self:EmbeddingBrowser) -> pd.DataFrame: # columns frame, row, cosine, and subject, activity where they are known; the nearest first
-    i = self.frame.value; cos = self._z @ self._z[i]; cos[i] = -np.inf
-    near = np.argpartition(-cos, self._k - 1)[:self._k]; near = near[np.argsort(-cos[near], kind='stable')]
+# columns frame, row, cosine, and subject, activity where they are known; the nearest first
+def neighbours(self: EmbeddingBrowser) -> pd.DataFrame:
+    i = self.frame.value
+    cos = self._z @ self._z[i]
+    cos[i] = -np.inf
+    near = np.argpartition(-cos, self._k - 1)[: self._k]
+    near = near[np.argsort(-cos[near], kind='stable')]
     keys = [c for c in ('subject', 'activity') if c in self._df]
-    return pd.DataFrame({'frame': near, 'row': self._rows[near], 'cosine': cos[near]} | {c: self._df[c].to_numpy()[near] for c in keys})
+    return pd.DataFrame(
+        {'frame': near, 'row': self._rows[near], 'cosine': cos[near]}
+        | {c: self._df[c].to_numpy()[near] for c in keys}
+    )
+
 
 @patch
-def shared(self:EmbeddingBrowser) -> dict: # 'subject' and 'activity', where they are known -> (neighbours that share it, what chance would give)
+# 'subject' and 'activity', where they are known -> (neighbours that share it, what chance would
+# give)
+def shared(self: EmbeddingBrowser) -> dict:
     "How many of the neighbours share the chosen frame's subject, and its activity."
     near, row, others = self.neighbours, self._df.iloc[self.frame.value], len(self._rows) - 1
-    return {c: (int((near[c] == row[c]).sum()), len(near)*(int((self._df[c] == row[c]).sum()) - 1)/others) for c in ('subject', 'activity') if c in near and pd.notna(row[c])}
+    return {
+        c: (
+            int((near[c] == row[c]).sum()),
+            len(near) * (int((self._df[c] == row[c]).sum()) - 1) / others,
+        )
+        for c in ('subject', 'activity')
+        if c in near and pd.notna(row[c])
+    }
 
 # %% ../nbs/13b_browser.ipynb #still-figure
 @patch
-def still(self:EmbeddingBrowser) -> Figure: # a matplotlib figure
-    "What the widget shows, as a figure for a page without a kernel: the map, the chosen face and its neighbours."
-    tint, shape, legend = _colours(self._columns[self.colour.value]); i, near = self.frame.value, self.neighbours
-    columns = 4; lines = 1 + -(-len(near)//columns)
-    fig, _ = _figure(figsize=(9.8, 4.6)); fig.clear()
+def still(self: EmbeddingBrowser) -> Figure:  # a matplotlib figure
+    """What the widget shows, as a figure for a page without a kernel: the map, the chosen face and
+    its neighbours.
+    """
+    tint, shape, legend = _colours(self._columns[self.colour.value])
+    i, near = self.frame.value, self.neighbours
+    columns = 4
+    lines = 1 + -(-len(near) // columns)
+    fig, _ = _figure(figsize=(9.8, 4.6))
+    fig.clear()
     left, right = fig.subfigures(1, 2, width_ratios=[1.15, 1])
     ax = left.subplots()
-    for s in np.unique(shape): ax.scatter(*self._xy[shape == s].T, c=tint[shape == s], marker=_MARKS[s], s=12, linewidths=0)
-    for j in near['frame']: ax.plot(*self._xy[[i, j]].T, color='.2', lw=.7)
+    for s in np.unique(shape):
+        ax.scatter(
+            *self._xy[shape == s].T, c=tint[shape == s], marker=_MARKS[s], s=12, linewidths=0
+        )
+    for j in near['frame']:
+        ax.plot(*self._xy[[i, j]].T, color='.2', lw=0.7)
     ax.scatter(*self._xy[i], s=110, facecolors='none', edgecolors='k', linewidths=2)
-    ax.invert_yaxis(); ax.set(xticks=[], yticks=[], title=f'colour: {self.colour.value}'); ax.spines[:].set_color('.85')
-    mark = lambda t, c, s: matplotlib.lines.Line2D([], [], ls='', marker=_MARKS[s], color=c, label=str(t), ms=4)
-    ax.legend(handles=[mark(*l) for l in legend[:16]] + [mark(f'and {len(legend) - 16} more', _NONE, 0)]*(len(legend) > 16), loc='upper center', bbox_to_anchor=(.5, 0), ncols=6, frameon=False, fontsize='x-small', handletextpad=.1, columnspacing=.8)
+    ax.invert_yaxis()
+    ax.set(xticks=[], yticks=[], title=f'colour: {self.colour.value}')
+    ax.spines[:].set_color('.85')
+    mark = lambda t, c, s: matplotlib.lines.Line2D(
+        [], [], ls='', marker=_MARKS[s], color=c, label=str(t), ms=4
+    )
+    ax.legend(
+        handles=[mark(*l) for l in legend[:16]]
+        + [mark(f'and {len(legend) - 16} more', _NONE, 0)] * (len(legend) > 16),
+        loc='upper center',
+        bbox_to_anchor=(0.5, 0),
+        ncols=6,
+        frameon=False,
+        fontsize='x-small',
+        handletextpad=0.1,
+        columnspacing=0.8,
+    )
     axes = right.subplots(lines, columns, squeeze=False)
-    for a in axes.flat: a.axis('off')
-    axes[0, 0].imshow(self._images[self._rows[i]]); axes[0, 0].set_title('chosen', fontsize=8, pad=2)
+    for a in axes.flat:
+        a.axis('off')
+    axes[0, 0].imshow(self._images[self._rows[i]])
+    axes[0, 0].set_title('chosen', fontsize=8, pad=2)
     row = self._df.iloc[i]
-    says = [str(row[c]) for c in ('subject', 'activity', 'expression') if c in row and pd.notna(row[c])] + [f'same {c}: {n} of {self._k}, chance {chance:.1f}' for c, (n, chance) in self.shared().items()]
-    axes[0, 1].text(0, 1, '\n'.join(says), va='top', fontsize=9, transform=axes[0, 1].transAxes).set_in_layout(False)     # or it would push the columns apart
+    says = [
+        str(row[c]) for c in ('subject', 'activity', 'expression') if c in row and pd.notna(row[c])
+    ] + [
+        f'same {c}: {n} of {self._k}, chance {chance:.1f}'
+        for c, (n, chance) in self.shared().items()
+    ]
+    # or it would push the columns apart
+    axes[0, 1].text(
+        0, 1, '\n'.join(says), va='top', fontsize=9, transform=axes[0, 1].transAxes
+    ).set_in_layout(False)
     for a, n in zip(axes[1:].flat, near.itertuples()):
-        a.imshow(self._images[n.row]); a.set_title(' '.join(str(getattr(n, c)) for c in ('subject', 'activity') if hasattr(n, c)) + f'\n{_number(n.cosine)}', fontsize=8, pad=2)
+        a.imshow(self._images[n.row])
+        a.set_title(
+            ' '.join(str(getattr(n, c)) for c in ('subject', 'activity') if hasattr(n, c))
+            + f'\n{_number(n.cosine)}',
+            fontsize=8,
+            pad=2,
+        )
     return fig
 
 # %% ../nbs/13b_browser.ipynb #make
 def embedding_browser(
-    images:np.ndarray,                 # uint8 [N, H, W, 3], an array or a memmap
-    z:np.ndarray,                      # embeddings of these images, [N, D]
-    table:FrameTable|pd.DataFrame,     # their rows, with any of subject, activity, expression, split, AU{n}, AU{n}_intensity
-    xy:np.ndarray|None=None,           # positions on the map [N, 2], such as t-SNE's; None makes a UMAP
-    predictions:np.ndarray|None=None,  # probabilities [N, K] as `Recogniser.predict` returns them; they add errors to the colours
-    labels:list[str]|None=None,        # what the K columns are, AUs or expressions; None: the AUs of the table, in the order of their numbers
-    colour:str|None=None,              # what colours the dots at first; None: the first that there is
-    neighbours:int=8,                  # neighbours shown, 1 or more
-    activities:dict[str, str]|None=None, # activity -> text; None: those of the FrameTable
-    limit:int|None=3000,               # frames at most, drawn with the seed; neighbours are sought among these; None for all
-    seed:int=0,                        # of the drawing and of the UMAP
-) -> EmbeddingBrowser:                 # a widget that a notebook shows as it is
-    "Point at the frames of an embedding. Raises ValueError for numbers of frames that do not agree, values that are not finite, columns that are not there, and predictions that do not fit their labels."
+    images: np.ndarray,  # uint8 [N, H, W, 3], an array or a memmap
+    z: np.ndarray,  # embeddings of these images, [N, D]
+    # their rows, with any of subject, activity, expression, split, AU{n}, AU{n}_intensity
+    table: FrameTable | pd.DataFrame,
+    # positions on the map [N, 2], such as t-SNE's; None makes a UMAP
+    xy: np.ndarray | None = None,
+    # probabilities [N, K] as `Recogniser.predict` returns them; they add errors to the colours
+    predictions: np.ndarray | None = None,
+    # what the K columns are, AUs or expressions; None: the AUs of the table, in the order of their
+    # numbers
+    labels: list[str] | None = None,
+    # what colours the dots at first; None: the first that there is
+    colour: str | None = None,
+    neighbours: int = 8,  # neighbours shown, 1 or more
+    activities: dict[str, str] | None = None,  # activity -> text; None: those of the FrameTable
+    # frames at most, drawn with the seed; neighbours are sought among these; None for all
+    limit: int | None = 3000,
+    seed: int = 0,  # of the drawing and of the UMAP
+) -> EmbeddingBrowser:  # a widget that a notebook shows as it is
+    """Point at the frames of an embedding.
+
+    Raises ValueError for numbers of frames that do not agree, values that are not finite, columns
+    that are not there, and predictions that do not fit their labels.
+    """
     df = (table.df if isinstance(table, FrameTable) else pd.DataFrame(table)).reset_index(drop=True)
     images_shape, z = np.shape(images), np.asarray(z, dtype=np.float32)
-    if len(images_shape) != 4 or images_shape[-1] != 3 or getattr(images, 'dtype', None) != np.uint8: raise ValueError(f'images must be uint8 [N, H, W, 3], not {getattr(images, "dtype", type(images).__name__)} {list(images_shape)}')
-    if z.ndim != 2: raise ValueError(f'z must be frames by dimensions, but its shape is {z.shape}')
-    for name, n in (('z', len(z)), ('table', len(df)), ('xy', len(z if xy is None else xy)), ('predictions', len(z if predictions is None else predictions))):
-        if n != len(images): raise ValueError(f'{name} has {n} rows for {len(images)} images; give one a frame')
-    if (bad := ~np.isfinite(z).all(1)).any(): raise ValueError(f'row {bad.argmax()} of z has a value that is not finite; embed that frame again or leave it out')
-    if (bad := np.linalg.norm(z, axis=1) == 0).any(): raise ValueError(f'row {bad.argmax()} of z is zero and has no direction; embed that frame again or leave it out')
-    if xy is not None and (np.ndim(xy) != 2 or np.shape(xy)[1] != 2 or not np.isfinite(np.asarray(xy, float)).all()): raise ValueError(f'xy must be finite positions [N, 2], but its shape is {np.shape(xy)}' if np.ndim(xy) != 2 or np.shape(xy)[1] != 2 else 'xy has a value that is not finite')
-    if isinstance(neighbours, bool) or not isinstance(neighbours, (int, np.integer)) or neighbours < 1: raise ValueError(f'neighbours is {neighbours!r}; it must be a whole number, 1 or more')
-    if len(z) < 2: raise ValueError(f'{len(z)} frames are too few; give two or more')
-    if xy is None: xy, rows = umap_2d(z, seed=seed, limit=limit)
-    else: rows = np.sort(np.random.default_rng(seed).permutation(len(z))[:limit]); xy = np.asarray(xy, float)[rows]
-    z = z[rows]/np.linalg.norm(z[rows], axis=1, keepdims=True); df = df.iloc[rows].reset_index(drop=True)
-    numbered = lambda ending: sorted((c for c in df if c.startswith('AU') and c.endswith(ending) and c[2:len(c) - len(ending)].isdecimal()), key=lambda c: int(c[2:len(c) - len(ending)]))
+    if (
+        len(images_shape) != 4
+        or images_shape[-1] != 3
+        or getattr(images, 'dtype', None) != np.uint8
+    ):
+        raise ValueError(
+            'images must be uint8 [N, H, W, 3], not'
+            f' {getattr(images, "dtype", type(images).__name__)} {list(images_shape)}'
+        )
+    if z.ndim != 2:
+        raise ValueError(f'z must be frames by dimensions, but its shape is {z.shape}')
+    for name, n in (
+        ('z', len(z)),
+        ('table', len(df)),
+        ('xy', len(z if xy is None else xy)),
+        ('predictions', len(z if predictions is None else predictions)),
+    ):
+        if n != len(images):
+            raise ValueError(f'{name} has {n} rows for {len(images)} images; give one a frame')
+    if (bad := ~np.isfinite(z).all(1)).any():
+        raise ValueError(
+            f'row {bad.argmax()} of z has a value that is not finite; embed that frame again or'
+            ' leave it out'
+        )
+    if (bad := np.linalg.norm(z, axis=1) == 0).any():
+        raise ValueError(
+            f'row {bad.argmax()} of z is zero and has no direction; embed that frame again or leave'
+            ' it out'
+        )
+    if xy is not None and (
+        np.ndim(xy) != 2 or np.shape(xy)[1] != 2 or not np.isfinite(np.asarray(xy, float)).all()
+    ):
+        raise ValueError(
+            f'xy must be finite positions [N, 2], but its shape is {np.shape(xy)}'
+            if np.ndim(xy) != 2 or np.shape(xy)[1] != 2
+            else 'xy has a value that is not finite'
+        )
+    if (
+        isinstance(neighbours, bool)
+        or not isinstance(neighbours, (int, np.integer))
+        or neighbours < 1
+    ):
+        raise ValueError(f'neighbours is {neighbours!r}; it must be a whole number, 1 or more')
+    if len(z) < 2:
+        raise ValueError(f'{len(z)} frames are too few; give two or more')
+    if xy is None:
+        xy, rows = umap_2d(z, seed=seed, limit=limit)
+    else:
+        rows = np.sort(np.random.default_rng(seed).permutation(len(z))[:limit])
+        xy = np.asarray(xy, float)[rows]
+    z = z[rows] / np.linalg.norm(z[rows], axis=1, keepdims=True)
+    df = df.iloc[rows].reset_index(drop=True)
+    numbered = lambda ending: sorted(
+        (
+            c
+            for c in df
+            if c.startswith('AU') and c.endswith(ending) and c[2 : len(c) - len(ending)].isdecimal()
+        ),
+        key=lambda c: int(c[2 : len(c) - len(ending)]),
+    )
     au = numbered('')
-    columns = {c: df[c] for c in ('subject', 'activity', 'expression', 'split') if c in df and df[c].notna().any()}
-    columns |= {c: df[c].astype('float').map({1.: 'present', 0.: 'absent'}) for c in au} | {c: df[c].astype('float') for c in numbered('_intensity')}
+    columns = {
+        c: df[c]
+        for c in ('subject', 'activity', 'expression', 'split')
+        if c in df and df[c].notna().any()
+    }
+    columns |= {c: df[c].astype('float').map({1.0: 'present', 0.0: 'absent'}) for c in au} | {
+        c: df[c].astype('float') for c in numbered('_intensity')
+    }
     truth = None
     if predictions is not None:
-        predictions = np.asarray(predictions, float); labels = list(au if labels is None else labels)
-        if predictions.ndim != 2 or predictions.shape[1] != len(labels): raise ValueError(f'predictions must be [N, K] with one column a label, but their shape is {predictions.shape} and the labels are {", ".join(labels) or "none"}')
-        if np.isnan(predictions).any(): raise ValueError(f'row {np.isnan(predictions).any(1).argmax()} of predictions has a value that is missing')
+        predictions = np.asarray(predictions, float)
+        labels = list(au if labels is None else labels)
+        if predictions.ndim != 2 or predictions.shape[1] != len(labels):
+            raise ValueError(
+                'predictions must be [N, K] with one column a label, but their shape is'
+                f' {predictions.shape} and the labels are {", ".join(labels) or "none"}'
+            )
+        if np.isnan(predictions).any():
+            raise ValueError(
+                f'row {np.isnan(predictions).any(1).argmax()} of predictions has a value that is'
+                ' missing'
+            )
         predictions = predictions[rows]
         if all(l in au for l in labels):
             truth = df[labels].to_numpy(float, na_value=np.nan)
-            columns['errors'] = pd.Series((((predictions >= .5) != (truth == 1)) & ~np.isnan(truth)).sum(1).astype(float)).where(~np.isnan(truth).all(1))
-            columns |= {f'{l} outcome': _outcomes(predictions[:, k], truth[:, k]) for k, l in enumerate(labels)}
+            columns['errors'] = pd.Series(
+                (((predictions >= 0.5) != (truth == 1)) & ~np.isnan(truth)).sum(1).astype(float)
+            ).where(~np.isnan(truth).all(1))
+            columns |= {
+                f'{l} outcome': _outcomes(predictions[:, k], truth[:, k])
+                for k, l in enumerate(labels)
+            }
         elif 'expression' in df and not any(l.startswith('AU') for l in labels):
-            truth = df['expression'].to_numpy(object); told = np.array(labels, object)[predictions.argmax(1)]
-            columns['errors'] = pd.Series(np.where(told == truth, 'right', 'wrong'), dtype=object).where(df['expression'].notna())
-        else: raise ValueError(f'predictions are of {", ".join(labels)}, and the table has no column {next((l for l in labels if l.startswith("AU") and l not in au), "expression")!r} to judge them by')
-    if not columns: raise ValueError(f'the table has nothing to colour by, only {", ".join(map(str, df)) or "no columns"}; give subject, activity, expression, split or AU columns')
-    if colour is not None and colour not in columns: raise ValueError(f'there is no column {colour!r} to colour by; choose from {", ".join(columns)}')
+            truth = df['expression'].to_numpy(object)
+            told = np.array(labels, object)[predictions.argmax(1)]
+            columns['errors'] = pd.Series(
+                np.where(told == truth, 'right', 'wrong'), dtype=object
+            ).where(df['expression'].notna())
+        else:
+            raise ValueError(
+                f'predictions are of {", ".join(labels)}, and the table has no column'
+                f' {next((l for l in labels if l.startswith("AU") and l not in au), "expression")!r}'
+                ' to judge them by'
+            )
+    if not columns:
+        raise ValueError(
+            f'the table has nothing to colour by, only {", ".join(map(str, df)) or "no columns"};'
+            ' give subject, activity, expression, split or AU columns'
+        )
+    if colour is not None and colour not in columns:
+        raise ValueError(
+            f'there is no column {colour!r} to colour by; choose from {", ".join(columns)}'
+        )
     texts = activities if activities is not None else getattr(table, 'activities', {})
-    return EmbeddingBrowser(images, z, xy, rows, df, columns, labels, truth, predictions, texts, int(neighbours), colour or next(iter(columns)))
+    return EmbeddingBrowser(
+        images,
+        z,
+        xy,
+        rows,
+        df,
+        columns,
+        labels,
+        truth,
+        predictions,
+        texts,
+        int(neighbours),
+        colour or next(iter(columns)),
+    )

@@ -22,20 +22,43 @@ from tqdm import tqdm
 from .facs import datasets, protocol
 from .frames import FrameTable, data_root
 from .lab import bp4d, bp4d_plus, disfa
-from .synthface import write_affectnet, write_bp4d, write_bp4d_plus, write_disfa, write_ferplus, write_rafdb
+from clef_nb.synthface import (
+    write_affectnet,
+    write_bp4d,
+    write_bp4d_plus,
+    write_disfa,
+    write_ferplus,
+    write_rafdb,
+)
 from .wild import affectnet, ferplus, rafdb
 
 # %% ../nbs/05b_datasets.ipynb #load
-LOADERS = dict(bp4d=bp4d, bp4d_plus=bp4d_plus, disfa=disfa, rafdb=rafdb, affectnet=affectnet, ferplus=ferplus)
-WRITERS = dict(bp4d=write_bp4d, bp4d_plus=write_bp4d_plus, disfa=write_disfa, rafdb=write_rafdb, affectnet=write_affectnet, ferplus=write_ferplus)
+LOADERS = dict(
+    bp4d=bp4d, bp4d_plus=bp4d_plus, disfa=disfa, rafdb=rafdb, affectnet=affectnet, ferplus=ferplus
+)
+WRITERS = dict(
+    bp4d=write_bp4d,
+    bp4d_plus=write_bp4d_plus,
+    disfa=write_disfa,
+    rafdb=write_rafdb,
+    affectnet=write_affectnet,
+    ferplus=write_ferplus,
+)
+
 
 def load_dataset(
-    name:str,                # bp4d, bp4d_plus, disfa, rafdb, affectnet or ferplus
-    root:str|Path|None=None, # folder of the data set; None takes its environment variable, such as CLEF_BP4D
-    **options,               # as the loader of that name takes them, for example missing='drop'
-) -> FrameTable:             # as that loader returns it
-    "Read a data set by its name. Raises ValueError for a name that is not known, and whatever the loader raises."
-    if name not in LOADERS: raise ValueError(f'there is no data set {name!r}; choose one of {", ".join(LOADERS)}')
+    name: str,  # bp4d, bp4d_plus, disfa, rafdb, affectnet or ferplus
+    # folder of the data set; None takes its environment variable, such as CLEF_BP4D
+    root: str | Path | None = None,
+    # as the loader of that name takes them, for example missing='drop'
+    **options,
+) -> FrameTable:  # as that loader returns it
+    """Read a data set by its name.
+
+    Raises ValueError for a name that is not known, and whatever the loader raises.
+    """
+    if name not in LOADERS:
+        raise ValueError(f'there is no data set {name!r}; choose one of {", ".join(LOADERS)}')
     return LOADERS[name](root, **options)
 
 # %% ../nbs/05b_datasets.ipynb #unreadable
@@ -43,188 +66,444 @@ def _fault(path):
     "None, or why the image at `path` cannot be decoded; a row of an array is named file.npy#row"
     try:
         file, _, row = str(path).rpartition('#')
-        if file.endswith('.npy') and row.isdecimal(): np.load(file, mmap_mode='r')[int(row)]
+        if file.endswith('.npy') and row.isdecimal():
+            np.load(file, mmap_mode='r')[int(row)]
         else:
-            with Image.open(path) as image: image.load()
-    except Exception as e: return f'{path} ({str(e).splitlines()[0] if str(e) else type(e).__name__})'   # decoders raise whatever they like
+            with Image.open(path) as image:
+                image.load()
+    # decoders raise whatever they like
+    except Exception as e:
+        return f'{path} ({str(e).splitlines()[0] if str(e) else type(e).__name__})'
+
 
 def _unreadable(table):
     "How many images cannot be decoded, and the first of them"
     paths, bad = table.image_paths(), []
-    with ThreadPoolExecutor() as pool, tqdm(total=len(paths), desc='opening images', delay=2) as bar:
-        for i in range(0, len(paths), 1024):   # in parts, for a set of 300,000 would be 300,000 tasks at once
-            bad += [f for f in pool.map(_fault, paths[i:i + 1024]) if f]
-            bar.update(len(paths[i:i + 1024]))
+    with (
+        ThreadPoolExecutor() as pool,
+        tqdm(total=len(paths), desc='opening images', delay=2) as bar,
+    ):
+        # in parts, for a set of 300,000 would be 300,000 tasks at once
+        for i in range(0, len(paths), 1024):
+            bad += [f for f in pool.map(_fault, paths[i : i + 1024]) if f]
+            bar.update(len(paths[i : i + 1024]))
     return len(bad), bad[0] if bad else ''
 
 # %% ../nbs/05b_datasets.ipynb #found
 def _found(table):
     "(part, what) -> number, for all that can be counted in a table"
     df, found = table.df, {}
-    if table.subjects: found |= {('', 'subjects'): len(table.subjects), ('', 'sequences'): int(df['sequence'].nunique())}
+    if table.subjects:
+        found |= {
+            ('', 'subjects'): len(table.subjects),
+            ('', 'sequences'): int(df['sequence'].nunique()),
+        }
     found['', 'frames'] = len(df)
-    for k, fold in enumerate(table.folds or [], 1): found[f'fold {k}', 'frames'] = int(df['subject'].isin(fold).sum())
+    for k, fold in enumerate(table.folds or [], 1):
+        found[f'fold {k}', 'frames'] = int(df['subject'].isin(fold).sum())
     for split in table.splits:
         mine = df[df['split'] == split]
         found[split, 'frames'] = len(mine)
-        if 'expression' in mine: found |= {(split, e): int((mine['expression'] == e).sum()) for e in table.expressions}
+        if 'expression' in mine:
+            found |= {(split, e): int((mine['expression'] == e).sum()) for e in table.expressions}
     return found
+
 
 def _expected(name, root):
     "(part, what) -> (number, approximate), and whether the folder is a twin"
-    file = root/'twin.json'
+    file = root / 'twin.json'
     if not file.is_file():
         p = protocol(name)
-        return {(part, what): (int(n), bool(rough)) for part, what, n, rough in zip(p['part'], p['what'], p['expected'], p['approximate'])}, False
+        return {
+            (part, what): (int(n), bool(rough))
+            for part, what, n, rough in zip(p['part'], p['what'], p['expected'], p['approximate'])
+        }, False
     try:
         about = json.loads(file.read_text(encoding='utf-8'))
-        dataset, expected = about['dataset'], {(part, what): (int(n), False) for part, what, n in about['expected']}
+        dataset, expected = (
+            about['dataset'],
+            {(part, what): (int(n), False) for part, what, n in about['expected']},
+        )
     except (KeyError, TypeError, ValueError):
-        raise ValueError(f'{file} does not say what the twin must hold (dataset, expected); write the twin anew, or delete the file if these are the real data') from None
-    if dataset != name: raise ValueError(f'{root} holds a twin of {dataset}, not of {name}; say {dataset}, or give another folder')
+        raise ValueError(
+            f'{file} does not say what the twin must hold (dataset, expected); write the twin anew,'
+            ' or delete the file if these are the real data'
+        ) from None
+    if dataset != name:
+        raise ValueError(
+            f'{root} holds a twin of {dataset}, not of {name}; say {dataset}, or give another'
+            ' folder'
+        )
     return expected, True
 
 # %% ../nbs/05b_datasets.ipynb #check
 def check_dataset(
-    name:str,                # bp4d, bp4d_plus, disfa, rafdb, affectnet or ferplus
-    root:str|Path|None=None, # folder of the data set or of its twin; None takes its environment variable
-    images:bool=False,       # decode every image too; minutes for a large set
-    **options,               # for the loader, for example camera='right' or first_image=1 of DISFA
-) -> pd.DataFrame:           # columns part ('' for the whole set, a split or a fold's test), what, found, expected and fits; the last two are missing where nothing is prescribed
-    """Compare a copy of a data set with `facs.protocol`, or a twin with its own twin.json. Rows that deviate have `fits` False; a number that is published only roughly has none. `attrs` says dataset, root and whether it is a twin.
-    Raises as the loader does where the set cannot be read at all, and ValueError for an unknown name or a damaged twin.json; warns as the loader does of what it left out, and of the first image that cannot be decoded."""
-    if name not in LOADERS: raise ValueError(f'there is no data set {name!r}; choose one of {", ".join(LOADERS)}')
+    name: str,  # bp4d, bp4d_plus, disfa, rafdb, affectnet or ferplus
+    # folder of the data set or of its twin; None takes its environment variable
+    root: str | Path | None = None,
+    images: bool = False,  # decode every image too; minutes for a large set
+    # for the loader, for example camera='right' or first_image=1 of DISFA
+    **options,
+    # columns part ('' for the whole set, a split or a fold's test), what, found, expected and fits;
+    # the last two are missing where nothing is prescribed
+) -> pd.DataFrame:
+    """Compare a copy of a data set with `facs.protocol`, or a twin with its own twin.json.
+
+    Rows that deviate have `fits` False; a number that is published only roughly has none. `attrs`
+    says dataset, root and whether it is a twin. Raises as the loader does where the set cannot be
+    read at all, and ValueError for an unknown name or a damaged twin.json; warns as the loader does
+    of what it left out, and of the first image that cannot be decoded.
+    """
+    if name not in LOADERS:
+        raise ValueError(f'there is no data set {name!r}; choose one of {", ".join(LOADERS)}')
     about = datasets().loc[name]
     root = data_root(root, about['title'], about['variable'], about['layout'])
     expected, twin = _expected(name, root)
-    with tempfile.TemporaryDirectory() as scratch:   # ferplus keeps the pixels of its csv, by custom in the data's own folder; a check leaves nothing behind
-        if 'cache' in inspect.signature(LOADERS[name]).parameters: options = dict(cache=scratch) | options
+    # ferplus keeps the pixels of its csv, by custom in the data's own folder; a check leaves
+    # nothing behind
+    with tempfile.TemporaryDirectory() as scratch:
+        if 'cache' in inspect.signature(LOADERS[name]).parameters:
+            options = dict(cache=scratch) | options
         table = load_dataset(name, root, missing='drop', **options)
-        found, must = _found(table), ['images missing'] + ['images without a label']*bool(table.splits)   # around a coded run, images without a label are normal
+        # around a coded run, images without a label are normal
+        found, must = (
+            _found(table),
+            ['images missing'] + ['images without a label'] * bool(table.splits),
+        )
         notes = dict.fromkeys(must, 0) | table.notes
         if images:
-            notes['images that cannot be read'], first = _unreadable(table); must.append('images that cannot be read')
-            if first: warnings.warn(f'{notes[must[-1]]:,} of {len(table):,} images cannot be read, the first being {first}; put the original files back', stacklevel=2)
+            notes['images that cannot be read'], first = _unreadable(table)
+            must.append('images that cannot be read')
+            if first:
+                warnings.warn(
+                    f'{notes[must[-1]]:,} of {len(table):,} images cannot be read, the first being'
+                    f' {first}; put the original files back',
+                    stacklevel=2,
+                )
     found |= {('', what): n for what, n in notes.items()}
     expected = {('', what): (0, False) for what in must} | expected
     parts = list(dict.fromkeys(part for part, _ in [*found, *expected]))
-    keys = [(part, what) for part in parts for p, what in dict.fromkeys([*([] if part == '' else expected), *found, *expected]) if p == part]
+    keys = [
+        (part, what)
+        for part in parts
+        for p, what in dict.fromkeys([*([] if part == '' else expected), *found, *expected])
+        if p == part
+    ]
     rows = []
     for key in keys:
         n, (want, rough) = found.get(key, 0), expected.get(key, (None, True))
         rows.append((*key, n, want, None if rough else n == want))
-    report = pd.DataFrame(rows, columns=['part', 'what', 'found', 'expected', 'fits']).astype({'found': 'Int64', 'expected': 'Int64', 'fits': 'boolean'})
+    report = pd.DataFrame(rows, columns=['part', 'what', 'found', 'expected', 'fits']).astype(
+        {'found': 'Int64', 'expected': 'Int64', 'fits': 'boolean'}
+    )
     report.attrs = dict(dataset=name, root=str(root), twin=twin)
     return report
 
 # %% ../nbs/05b_datasets.ipynb #text
 def report_text(
-    report:pd.DataFrame, # of `check_dataset`
-) -> str:                # a table for the terminal, and a closing line
-    "A report as text: found beside expected, deviations marked, 'fits the protocol' or how many numbers deviate."
+    report: pd.DataFrame,  # of `check_dataset`
+) -> str:  # a table for the terminal, and a closing line
+    """A report as text: found beside expected, deviations marked, 'fits the protocol' or how many
+    numbers deviate.
+    """
     about, twin = datasets().loc[report.attrs['dataset']], report.attrs['twin']
     lines, part = [['', '', 'found', 'expected', '']], None
     for p, what, found, expected, fits in report.itertuples(index=False):
-        mark = '' if pd.isna(fits) or fits else f'<- {abs(found - expected):,} ' + ('too many' if found > expected else 'too few')
+        mark = (
+            ''
+            if pd.isna(fits) or fits
+            else f'<- {abs(found - expected):,} ' + ('too many' if found > expected else 'too few')
+        )
         want = '' if pd.isna(expected) else ('about ' if pd.isna(fits) else '') + f'{expected:,}'
-        lines.append(['whole set' if p == '' and p != part else p if p != part else '', what, f'{found:,}', want, mark]); part = p
+        lines.append(
+            [
+                'whole set' if p == '' and p != part else p if p != part else '',
+                what,
+                f'{found:,}',
+                want,
+                mark,
+            ]
+        )
+        part = p
     w = [max(len(l[i]) for l in lines) for i in range(4)]
     compared, odd = int(report['fits'].notna().sum()), int((report['fits'] == False).sum())
-    out = [f"{about['title']} in {report.attrs['root']}", 'a rendered twin, held against its own twin.json' if twin else 'held against the published protocol', '']
-    out += [f'{a:{w[0]}}  {b:{w[1]}}  {c:>{w[2]}}  {d:>{w[3]}}  {e}'.rstrip() for a, b, c, d, e in lines]
-    out += ['', f'{odd} of {compared} numbers deviate' if odd else 'fits the protocol' + (' of the twin' if twin else '')]
+    out = [
+        f'{about["title"]} in {report.attrs["root"]}',
+        'a rendered twin, held against its own twin.json'
+        if twin
+        else 'held against the published protocol',
+        '',
+    ]
+    out += [
+        f'{a:{w[0]}}  {b:{w[1]}}  {c:>{w[2]}}  {d:>{w[3]}}  {e}'.rstrip() for a, b, c, d, e in lines
+    ]
+    out += [
+        '',
+        f'{odd} of {compared} numbers deviate'
+        if odd
+        else 'fits the protocol' + (' of the twin' if twin else ''),
+    ]
     return '\n'.join(out)
 
 # %% ../nbs/05b_datasets.ipynb #list
 def list_text(
-    width:int=80, # columns of the terminal
-) -> str:         # a paragraph a data set
+    width: int = 80,  # columns of the terminal
+) -> str:  # a paragraph a data set
     "What each data set is, its licence, where one asks for it, and what the kit expects on disk."
     out = []
     for name, d in datasets().iterrows():
-        out.append(f"{name}: {d['title']}")
-        for what, text in dict(subjects=d['subjects'], frames=d['frames'], labels=d['labels'], folds=d['folds'], licence=d['licence'], ask=d['ask'], layout=d['layout'],
-                               folder=f"{d['variable']}, or given as ROOT", source=d['source']).items():
-            out += textwrap.wrap(text, width, initial_indent=f'  {what:9}', subsequent_indent=' '*11, break_long_words=False, break_on_hyphens=False)
+        out.append(f'{name}: {d["title"]}')
+        for what, text in dict(
+            subjects=d['subjects'],
+            frames=d['frames'],
+            labels=d['labels'],
+            folds=d['folds'],
+            licence=d['licence'],
+            ask=d['ask'],
+            layout=d['layout'],
+            folder=f'{d["variable"]}, or given as ROOT',
+            source=d['source'],
+        ).items():
+            out += textwrap.wrap(
+                text,
+                width,
+                initial_indent=f'  {what:9}',
+                subsequent_indent=' ' * 11,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
         out.append('')
-    return '\n'.join(out + textwrap.wrap('No licence yet? "clef data write NAME ROOT" writes a rendered twin in the same layout, which every notebook reads as it would read the real set.', width))
+    return '\n'.join(
+        out
+        + textwrap.wrap(
+            'No licence yet? "clef data write NAME ROOT" writes a rendered twin in the same layout,'
+            ' which every notebook reads as it would read the real set.',
+            width,
+        )
+    )
 
 # %% ../nbs/05b_datasets.ipynb #options
-_WRITING = {   # option: (parameters of the writers that it stands for, how argparse reads it)
-    'subjects':    (['n_subjects'], dict(type=int, metavar='N', help='people (bp4d, bp4d_plus, disfa)')),
-    'frames':      (['frames_per_sequence', 'frames_per_subject'], dict(type=int, metavar='N', help='coded frames of each sequence (bp4d, bp4d_plus) or subject (disfa)')),
-    'train':       (['n_train'], dict(type=int, metavar='N', help='training pictures (rafdb, affectnet, ferplus)')),
-    'test':        (['n_test'], dict(type=int, metavar='N', help='test pictures (rafdb)')),
-    'validation':  (['n_validation'], dict(type=int, metavar='N', help='validation pictures (affectnet)')),
-    'public':      (['n_public'], dict(type=int, metavar='N', help='pictures of PublicTest, the validation split (ferplus)')),
-    'private':     (['n_private'], dict(type=int, metavar='N', help='pictures of PrivateTest, the test split (ferplus)')),
-    'size':        (['size'], dict(type=int, metavar='PX', help='side of the pictures (all but ferplus, whose pictures have 48)')),
-    'form':        (['form'], dict(choices=['csv', 'npy', 'images'], help='distribution: csv or npy (affectnet), csv or images (ferplus)')),
-    'original':    (['original'], dict(action='store_const', const=True, help='the uncropped pictures too (rafdb)')),
-    'no-header':   (['header'], dict(action='store_const', const=False, help='validation.csv without a header, as in some copies (affectnet)')),
-    'cameras':     (['cameras'], dict(nargs='+', choices=['left', 'right'], help='films to write (disfa)')),
-    'habit':       (['habit_strength'], dict(type=float, metavar='X', help='how far a person has expressive habits, 0 for none (bp4d, bp4d_plus, disfa)')),
-    'expressiveness': (['expressiveness'], dict(type=float, metavar='X', help='how far people differ in how much they show, 0 for not at all (bp4d, bp4d_plus, disfa)')),
-    'seed':        (['seed'], dict(type=int, metavar='S', help='the same seed gives the same files'))}
+# option: (parameters of the writers that it stands for, how argparse reads it)
+_WRITING = {
+    'subjects': (
+        ['n_subjects'],
+        dict(type=int, metavar='N', help='people (bp4d, bp4d_plus, disfa)'),
+    ),
+    'frames': (
+        ['frames_per_sequence', 'frames_per_subject'],
+        dict(
+            type=int,
+            metavar='N',
+            help='coded frames of each sequence (bp4d, bp4d_plus) or subject (disfa)',
+        ),
+    ),
+    'train': (
+        ['n_train'],
+        dict(type=int, metavar='N', help='training pictures (rafdb, affectnet, ferplus)'),
+    ),
+    'test': (['n_test'], dict(type=int, metavar='N', help='test pictures (rafdb)')),
+    'validation': (
+        ['n_validation'],
+        dict(type=int, metavar='N', help='validation pictures (affectnet)'),
+    ),
+    'public': (
+        ['n_public'],
+        dict(type=int, metavar='N', help='pictures of PublicTest, the validation split (ferplus)'),
+    ),
+    'private': (
+        ['n_private'],
+        dict(type=int, metavar='N', help='pictures of PrivateTest, the test split (ferplus)'),
+    ),
+    'size': (
+        ['size'],
+        dict(
+            type=int,
+            metavar='PX',
+            help='side of the pictures (all but ferplus, whose pictures have 48)',
+        ),
+    ),
+    'form': (
+        ['form'],
+        dict(
+            choices=['csv', 'npy', 'images'],
+            help='distribution: csv or npy (affectnet), csv or images (ferplus)',
+        ),
+    ),
+    'original': (
+        ['original'],
+        dict(action='store_const', const=True, help='the uncropped pictures too (rafdb)'),
+    ),
+    'no-header': (
+        ['header'],
+        dict(
+            action='store_const',
+            const=False,
+            help='validation.csv without a header, as in some copies (affectnet)',
+        ),
+    ),
+    'cameras': (
+        ['cameras'],
+        dict(nargs='+', choices=['left', 'right'], help='films to write (disfa)'),
+    ),
+    'habit': (
+        ['habit_strength'],
+        dict(
+            type=float,
+            metavar='X',
+            help='how far a person has expressive habits, 0 for none (bp4d, bp4d_plus, disfa)',
+        ),
+    ),
+    'expressiveness': (
+        ['expressiveness'],
+        dict(
+            type=float,
+            metavar='X',
+            help=(
+                'how far people differ in how much they show, 0 for not at all (bp4d, bp4d_plus,'
+                ' disfa)'
+            ),
+        ),
+    ),
+    'seed': (['seed'], dict(type=int, metavar='S', help='the same seed gives the same files')),
+}
 
 _READING = {
-    'camera':      (['camera'], dict(choices=['left', 'right'], help='the film to read (disfa)')),
-    'first-image': (['first_image'], dict(type=int, choices=[0, 1], help='number of the image that the first label belongs to: 0 in the official numbering, 1 as ffmpeg counts (disfa)'))}
+    'camera': (['camera'], dict(choices=['left', 'right'], help='the film to read (disfa)')),
+    'first-image': (
+        ['first_image'],
+        dict(
+            type=int,
+            choices=[0, 1],
+            help=(
+                'number of the image that the first label belongs to: 0 in the official numbering,'
+                ' 1 as ffmpeg counts (disfa)'
+            ),
+        ),
+    ),
+}
+
 
 def _arguments(args, options, function):
-    "The options that were said, as arguments of a writer or loader; one that it does not take is refused"
+    """The options that were said, as arguments of a writer or loader; one that it does not take is
+    refused
+    """
     takes, out, mine = inspect.signature(function).parameters, {}, []
     for option, (parameters, _) in options.items():
-        value, here = getattr(args, option.replace('-', '_')), next((p for p in parameters if p in takes), None)
-        if here: mine.append(f'--{option}')
-        if value is not None: out[here or f'--{option}'] = tuple(value) if isinstance(value, list) else value
-    if alien := next((k for k in out if k.startswith('--')), None): args.parser.error(f'{args.name} has no {alien}; it takes {", ".join(mine) or "no options"}')
+        value, here = (
+            getattr(args, option.replace('-', '_')),
+            next((p for p in parameters if p in takes), None),
+        )
+        if here:
+            mine.append(f'--{option}')
+        if value is not None:
+            out[here or f'--{option}'] = tuple(value) if isinstance(value, list) else value
+    if alien := next((k for k in out if k.startswith('--')), None):
+        args.parser.error(f'{args.name} has no {alien}; it takes {", ".join(mine) or "no options"}')
     return out
 
 # %% ../nbs/05b_datasets.ipynb #actions
-def _list(args): print(list_text()); return 0
+def _list(args):
+    print(list_text())
+    return 0
+
 
 def _check(args):
     with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter('ignore'); warnings.simplefilter('always', UserWarning)
-        report = check_dataset(args.name, args.root, args.images, **_arguments(args, _READING, LOADERS[args.name]))
+        warnings.simplefilter('ignore')
+        warnings.simplefilter('always', UserWarning)
+        report = check_dataset(
+            args.name, args.root, args.images, **_arguments(args, _READING, LOADERS[args.name])
+        )
     text, _, verdict = report_text(report).rpartition('\n')
     print(text)
-    for message in dict.fromkeys(str(w.message) for w in said): print(f'note: {message}')
-    if said: print()
+    for message in dict.fromkeys(str(w.message) for w in said):
+        print(f'note: {message}')
+    if said:
+        print()
     print(verdict)
     return int((report['fits'] == False).any())
 
+
 def _write(args):
     options, about = _arguments(args, _WRITING, WRITERS[args.name]), datasets().loc[args.name]
-    print(f"Writing a twin of {about['title']} …", flush=True)
-    try: root = WRITERS[args.name](args.root, **options)
-    except ValueError as e: args.parser.error(str(e))   # a writer's ValueError is always about its arguments
-    counts = json.loads((root/'twin.json').read_text(encoding='utf-8'))['expected']
-    print(', '.join(f'{n:,} {what}' + (f' of {part}' if part else '') for part, what, n in counts if what in ('subjects', 'sequences', 'frames') and not part.startswith('fold')) + f' in {root}\n')
-    print(f"check it   clef data check {args.name} {shlex.quote(str(root))}\nread it    from clef_nb.datasets import load_dataset\n           table = load_dataset({args.name!r}, {str(root)!r})\nor set     the environment variable {about['variable']} to this folder, and leave it out")
+    print(f'Writing a twin of {about["title"]} …', flush=True)
+    try:
+        root = WRITERS[args.name](args.root, **options)
+    # a writer's ValueError is always about its arguments
+    except ValueError as e:
+        args.parser.error(str(e))
+    counts = json.loads((root / 'twin.json').read_text(encoding='utf-8'))['expected']
+    print(
+        ', '.join(
+            f'{n:,} {what}' + (f' of {part}' if part else '')
+            for part, what, n in counts
+            if what in ('subjects', 'sequences', 'frames') and not part.startswith('fold')
+        )
+        + f' in {root}\n'
+    )
+    print(
+        f'check it   clef data check {args.name} {shlex.quote(str(root))}\nread it    from'
+        f' clef_nb.datasets import load_dataset\n           table = load_dataset({args.name!r},'
+        f' {str(root)!r})\nor set     the environment variable {about["variable"]} to this folder,'
+        ' and leave it out'
+    )
     return 0
 
+
 def data_parser(
-    commands, # what `ArgumentParser.add_subparsers` returned
-) -> argparse.ArgumentParser: # the parser of `clef data`, which sets `run`: a function from the arguments to the exit code
+    commands,  # what `ArgumentParser.add_subparsers` returned
+    # the parser of `clef data`, which sets `run`: a function from the arguments to the exit code
+) -> argparse.ArgumentParser:
     "Add the command `data` with its actions list, check and write."
-    data = commands.add_parser('data', help='list the data sets, check a copy of one, write a rendered twin', formatter_class=argparse.RawDescriptionHelpFormatter,
-        description='The six data sets of the paper.', epilog='examples:\n  clef data list\n  clef data check rafdb /data/RAF-DB\n  clef data write bp4d twins/bp4d --subjects 12 --frames 8')
+    data = commands.add_parser(
+        'data',
+        help='list the data sets, check a copy of one, write a rendered twin',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description='The six data sets of the paper.',
+        epilog=(
+            'examples:\n  clef data list\n  clef data check rafdb /data/RAF-DB\n  clef data write'
+            ' bp4d twins/bp4d --subjects 12 --frames 8'
+        ),
+    )
     data.set_defaults(run=lambda args: data.print_help() or 0)
     actions = data.add_subparsers(dest='action', metavar='action')
-    a = actions.add_parser('list', help='what each set is, its licence, where to ask, what lies on disk')
+    a = actions.add_parser(
+        'list', help='what each set is, its licence, where to ask, what lies on disk'
+    )
     a.set_defaults(run=_list)
-    a = actions.add_parser('check', help='compare a copy with the published protocol', description='Read a data set and print what was found beside what the protocol says. '
-        'Exit code 0: it fits; 1: it deviates, or cannot be read; 2: wrong arguments.')
+    a = actions.add_parser(
+        'check',
+        help='compare a copy with the published protocol',
+        description=(
+            'Read a data set and print what was found beside what the protocol says. '
+            'Exit code 0: it fits; 1: it deviates, or cannot be read; 2: wrong arguments.'
+        ),
+    )
     a.add_argument('name', metavar='NAME', choices=list(LOADERS), help=', '.join(LOADERS))
-    a.add_argument('root', metavar='ROOT', nargs='?', help="folder of the set or of a twin (default: the set's environment variable, such as CLEF_BP4D)")
+    a.add_argument(
+        'root',
+        metavar='ROOT',
+        nargs='?',
+        help=(
+            "folder of the set or of a twin (default: the set's environment variable, such as"
+            ' CLEF_BP4D)'
+        ),
+    )
     a.add_argument('--images', action='store_true', help='decode every image too')
-    for option, (_, how) in _READING.items(): a.add_argument(f'--{option}', **how)
+    for option, (_, how) in _READING.items():
+        a.add_argument(f'--{option}', **how)
     a.set_defaults(run=_check, parser=a)
-    a = actions.add_parser('write', help='write a rendered twin in the official layout', description='Write a rendered twin of a data set in its official layout. Options that the set does not have are refused.')
+    a = actions.add_parser(
+        'write',
+        help='write a rendered twin in the official layout',
+        description=(
+            'Write a rendered twin of a data set in its official layout. Options that the set does'
+            ' not have are refused.'
+        ),
+    )
     a.add_argument('name', metavar='NAME', choices=list(LOADERS), help=', '.join(LOADERS))
     a.add_argument('root', metavar='ROOT', help='folder to make; it must not exist')
-    for option, (_, how) in _WRITING.items(): a.add_argument(f'--{option}', **how)
+    for option, (_, how) in _WRITING.items():
+        a.add_argument(f'--{option}', **how)
     a.set_defaults(run=_write, parser=a)
     return data

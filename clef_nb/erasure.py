@@ -15,101 +15,157 @@ from .metrics import _array
 
 # %% ../nbs/10b_erasure.ipynb #leace
 class LEACE:
-    "Eraser made by `leace`: subtracts from an embedding its part along the directions that tell the concept"
-    def __init__(self,
-        mean:np.ndarray,  # mean of the embeddings it was fitted on, [D]
-        read:np.ndarray,  # directions that tell the concept, whitened, [D, r]
-        write:np.ndarray, # what is subtracted for each of them, [r, D]
-    ): self.mean, self.read, self.write = mean, read, write
+    """Eraser made by `leace`: subtracts from an embedding its part along the directions that tell
+    the concept
+    """
+
+    def __init__(
+        self,
+        mean: np.ndarray,  # mean of the embeddings it was fitted on, [D]
+        read: np.ndarray,  # directions that tell the concept, whitened, [D, r]
+        write: np.ndarray,  # what is subtracted for each of them, [r, D]
+    ):
+        self.mean, self.read, self.write = mean, read, write
 
     @property
-    def rank(self) -> int: # directions that are lost
+    def rank(self) -> int:  # directions that are lost
         return self.read.shape[1]
 
-    def __call__(self,
-        z:'np.ndarray|Tensor', # embeddings, [..., D]
-    ) -> 'np.ndarray|Tensor':  # erased, float64; of a tensor, a tensor of its own type and device, with gradients
+    def __call__(
+        self,
+        z: 'np.ndarray|Tensor',  # embeddings, [..., D]
+        # erased, float64; of a tensor, a tensor of its own type and device, with gradients
+    ) -> 'np.ndarray|Tensor':
         "Erase. Raises ValueError for another number of dimensions."
-        if z.shape[-1] != len(self.mean): raise ValueError(f'the eraser was fitted in {len(self.mean)} dimensions, but z has {z.shape[-1]}')
+        if z.shape[-1] != len(self.mean):
+            raise ValueError(
+                f'the eraser was fitted in {len(self.mean)} dimensions, but z has {z.shape[-1]}'
+            )
         if not torch.is_tensor(z):
             z = _array(z, 'z')
             return z - (z - self.mean) @ self.read @ self.write
-        mean, read, write = (torch.as_tensor(x, dtype=z.dtype, device=z.device) for x in (self.mean, self.read, self.write))
+        mean, read, write = (
+            torch.as_tensor(x, dtype=z.dtype, device=z.device)
+            for x in (self.mean, self.read, self.write)
+        )
         return z - (z - mean) @ read @ write
 
-    def __repr__(self): return f'LEACE({len(self.mean)} dimensions, {self.rank} of them erased)'
+    def __repr__(self):
+        return f'LEACE({len(self.mean)} dimensions, {self.rank} of them erased)'
+
 
 def _concept(concept, n):
     "Whether the concept is labels, and its integer codes [N] or its numbers [N, K]"
-    if np.ndim(concept) not in (1, 2) or len(concept) != n: raise ValueError(f'concept must be one label a frame, or numbers [{n}, K]: z has {n} frames, but the shape of concept is {tuple(np.shape(concept))}')
+    if np.ndim(concept) not in (1, 2) or len(concept) != n:
+        raise ValueError(
+            f'concept must be one label a frame, or numbers [{n}, K]: z has {n} frames, but the'
+            f' shape of concept is {tuple(np.shape(concept))}'
+        )
     if np.ndim(concept) == 1:
         codes, names = pd.factorize(np.asarray(concept), sort=True)
-        if (codes < 0).any(): raise ValueError(f'row {(codes < 0).argmax()}: concept is missing; leave the row out')
-        if len(names) < 2: raise ValueError(f'the concept is {names[0]} everywhere; there is nothing to erase')
+        if (codes < 0).any():
+            raise ValueError(f'row {(codes < 0).argmax()}: concept is missing; leave the row out')
+        if len(names) < 2:
+            raise ValueError(f'the concept is {names[0]} everywhere; there is nothing to erase')
         return True, codes
     x = _array(concept, 'concept')
-    if not np.isfinite(x).all(): raise ValueError(f'row {(~np.isfinite(x).all(1)).argmax()} of concept has a value that is not finite; leave the row out')
-    if not x.std(0).any(): raise ValueError('the concept is the same everywhere; there is nothing to erase')
+    if not np.isfinite(x).all():
+        raise ValueError(
+            f'row {(~np.isfinite(x).all(1)).argmax()} of concept has a value that is not finite;'
+            ' leave the row out'
+        )
+    if not x.std(0).any():
+        raise ValueError('the concept is the same everywhere; there is nothing to erase')
     return False, x
+
 
 def _embeddings(z):
     z = _array(z, 'z')
-    if z.ndim != 2 or len(z) < 2: raise ValueError(f'z must be frames by dimensions, two frames or more, but its shape is {z.shape}')
-    if (bad := ~np.isfinite(z).all(1)).any(): raise ValueError(f'row {bad.argmax()} of z has a value that is not finite; embed that frame again or leave it out')
+    if z.ndim != 2 or len(z) < 2:
+        raise ValueError(
+            f'z must be frames by dimensions, two frames or more, but its shape is {z.shape}'
+        )
+    if (bad := ~np.isfinite(z).all(1)).any():
+        raise ValueError(
+            f'row {bad.argmax()} of z has a value that is not finite; embed that frame again or'
+            ' leave it out'
+        )
     return z
 
-def leace(
-    z:np.ndarray,       # embeddings, [N, D]
-    concept:np.ndarray, # what to erase: a label of each frame, [N], or numbers, [N, K]
-) -> LEACE:             # the eraser; call it on embeddings, new ones too
-    """
-    Least-squares concept erasure (Belrose et al. 2023, theorem 4.3): the smallest change of `z` after which no linear probe of the concept beats a constant.
 
-    Whitening is done in float64; directions in which `z` does not vary are left as they are. K labels cost K - 1 directions, or
-    all there are: with as many labels as dimensions nothing remains but the mean. Blind spot: what a probe that is not
-    linear can read. Raises ValueError for unequal lengths, values that are not finite and a concept that is the same everywhere.
+def leace(
+    z: np.ndarray,  # embeddings, [N, D]
+    concept: np.ndarray,  # what to erase: a label of each frame, [N], or numbers, [N, K]
+) -> LEACE:  # the eraser; call it on embeddings, new ones too
+    """Least-squares concept erasure (Belrose et al. 2023, theorem 4.3): the smallest change of `z`
+    after which no linear probe of the concept beats a constant.
+
+    Whitening is done in float64; directions in which `z` does not vary are left as they are. K
+    labels cost K - 1 directions, or all there are: with as many labels as dimensions nothing
+    remains but the mean. Blind spot: what a probe that is not linear can read. Raises ValueError
+    for unequal lengths, values that are not finite and a concept that is the same everywhere.
     """
     z = _embeddings(z)
     labels, c = _concept(concept, len(z))
-    mean = z.mean(0); x = z - mean
-    if labels:                                             # the span of the cross-covariance is that of the class means
+    mean = z.mean(0)
+    x = z - mean
+    # the span of the cross-covariance is that of the class means
+    if labels:
         n = np.bincount(c)
-        one_hot = np.zeros((len(z), len(n))); one_hot[np.arange(len(z)), c] = 1
+        one_hot = np.zeros((len(z), len(n)))
+        one_hot[np.arange(len(z)), c] = 1
         cross = x.T @ one_hot / np.sqrt(n * len(z))
     else:
-        c = c - c.mean(0); c = c[:, c.any(0)]
+        c = c - c.mean(0)
+        c = c[:, c.any(0)]
         cross = x.T @ (c / c.std(0)) / len(z)
     variance, axes = np.linalg.eigh(x.T @ x / len(z))
     there = variance > variance[-1] * len(variance) * np.finfo(float).eps
     axes, scale = axes[:, there], np.sqrt(variance[there])
     u, s, _ = np.linalg.svd((axes / scale).T @ cross, full_matrices=False)
-    u = u[:, s > 1e-10]                                    # these are correlations
+    u = u[:, s > 1e-10]  # these are correlations
     return LEACE(mean, (axes / scale) @ u, u.T @ (axes * scale).T)
 
 # %% ../nbs/10b_erasure.ipynb #erase
 def erase(
-    z:np.ndarray,                # embeddings, [N, D]
-    concept:np.ndarray,          # what to erase, as in `leace`
-    parts:np.ndarray|None=None,  # part of each frame, [N], any labels; None deals the frames at random into `folds` parts
-    folds:int=5,                 # parts where `parts` is None
-    seed:int=0,                  # seed of that deal
-) -> np.ndarray:                 # erased embeddings, float64 [N, D]
-    """
-    LEACE with cross-fitting: each part is erased by the eraser that was fitted on the other parts.
+    z: np.ndarray,  # embeddings, [N, D]
+    concept: np.ndarray,  # what to erase, as in `leace`
+    # part of each frame, [N], any labels; None deals the frames at random into `folds` parts
+    parts: np.ndarray | None = None,
+    folds: int = 5,  # parts where `parts` is None
+    seed: int = 0,  # seed of that deal
+) -> np.ndarray:  # erased embeddings, float64 [N, D]
+    """LEACE with cross-fitting: each part is erased by the eraser that was fitted on the other
+    parts.
 
-    A probe that is trained and tested on the result does not profit from an eraser that has seen the labels of the very frames it
-    is tested on. Raises as `leace` does, and for fewer than two parts.
+    A probe that is trained and tested on the result does not profit from an eraser that has seen
+    the labels of the very frames it is tested on. Raises as `leace` does, and for fewer than two
+    parts.
     """
-    z = _embeddings(z); _, c = _concept(concept, len(z))
+    z = _embeddings(z)
+    _, c = _concept(concept, len(z))
     if parts is None:
-        if not 2 <= folds <= len(z): raise ValueError(f'folds must be between 2 and {len(z)}, the number of frames, not {folds}')
+        if not 2 <= folds <= len(z):
+            raise ValueError(
+                f'folds must be between 2 and {len(z)}, the number of frames, not {folds}'
+            )
         parts = np.random.default_rng(seed).permutation(len(z)) % folds
-    elif np.ndim(parts) != 1 or len(parts) != len(z): raise ValueError(f'parts must be one label a frame: z has {len(z)} frames, but the shape of parts is {tuple(np.shape(parts))}')
+    elif np.ndim(parts) != 1 or len(parts) != len(z):
+        raise ValueError(
+            f'parts must be one label a frame: z has {len(z)} frames, but the shape of parts is'
+            f' {tuple(np.shape(parts))}'
+        )
     codes, names = pd.factorize(np.asarray(parts), sort=True)
-    if (codes < 0).any(): raise ValueError(f'row {(codes < 0).argmax()}: its part is missing; give every frame one')
-    if len(names) < 2: raise ValueError(f'all frames are in one part ({names[0]}); each part is erased by what was fitted on the others, so there must be two or more')
+    if (codes < 0).any():
+        raise ValueError(f'row {(codes < 0).argmax()}: its part is missing; give every frame one')
+    if len(names) < 2:
+        raise ValueError(
+            f'all frames are in one part ({names[0]}); each part is erased by what was fitted on'
+            ' the others, so there must be two or more'
+        )
     out = np.empty_like(z)
-    for part in range(len(names)): out[codes == part] = leace(z[codes != part], c[codes != part])(z[codes == part])
+    for part in range(len(names)):
+        out[codes == part] = leace(z[codes != part], c[codes != part])(z[codes == part])
     return out
 
 # %% ../nbs/10b_erasure.ipynb #reverse-gradient
@@ -118,40 +174,60 @@ class _Reverse(torch.autograd.Function):
     def forward(ctx, x, strength):
         ctx.strength = strength
         return x.view_as(x)
+
     @staticmethod
-    def backward(ctx, gradient): return -ctx.strength * gradient, None
+    def backward(ctx, gradient):
+        return -ctx.strength * gradient, None
+
 
 def reverse_gradient(
-    x:Tensor,       # anything
-    strength:float, # factor of the gradient, 0 or more; 0 lets none through
-) -> Tensor:        # x itself; on the way back its gradient times -strength
-    "Gradient reversal (Ganin and Lempitsky 2015): identity forward, minus `strength` times the gradient backward. Raises ValueError for a strength below 0."
-    if not strength >= 0: raise ValueError(f'strength is {strength}; it must be 0 or more (the sign is turned here)')
+    x: Tensor,  # anything
+    strength: float,  # factor of the gradient, 0 or more; 0 lets none through
+) -> Tensor:  # x itself; on the way back its gradient times -strength
+    """Gradient reversal (Ganin and Lempitsky 2015): identity forward, minus `strength` times the
+    gradient backward.
+
+    Raises ValueError for a strength below 0.
+    """
+    if not strength >= 0:
+        raise ValueError(f'strength is {strength}; it must be 0 or more (the sign is turned here)')
     return _Reverse.apply(x, float(strength))
 
 # %% ../nbs/10b_erasure.ipynb #identity-adversary
 class IdentityAdversary(nn.Module):
-    """
-    Identity adversary: a probe of the subject behind a reversed gradient (Ganin et al. 2016). Training lowers its cross-entropy, and the
-    embedding before it learns to raise it.
+    """Identity adversary: a probe of the subject behind a reversed gradient (Ganin et al. 2016).
 
-    `strength` is an attribute; raise it over the steps where training is unsteady. Blind spot: the embedding only learns to fool *this*
-    probe, at this moment; measure with others. Raises ValueError for fewer than two subjects and sizes below 1.
+    Training lowers its cross-entropy, and the embedding before it learns to raise it.
+
+    `strength` is an attribute; raise it over the steps where training is unsteady. Blind spot: the
+    embedding only learns to fool *this* probe, at this moment; measure with others. Raises
+    ValueError for fewer than two subjects and sizes below 1.
     """
-    def __init__(self,
-        dim:int,               # dimensions of the embedding
-        n_subjects:int,        # training subjects
-        hidden:int|None=None,  # width of a hidden layer; None for a linear probe
-        strength:float=1.,     # factor of the reversed gradient, 0 or more
+
+    def __init__(
+        self,
+        dim: int,  # dimensions of the embedding
+        n_subjects: int,  # training subjects
+        hidden: int | None = None,  # width of a hidden layer; None for a linear probe
+        strength: float = 1.0,  # factor of the reversed gradient, 0 or more
     ):
         super().__init__()
-        if dim < 1 or n_subjects < 2 or (hidden is not None and hidden < 1): raise ValueError(f'dim is {dim}, n_subjects {n_subjects} and hidden {hidden}; an adversary needs 1 dimension, 2 subjects and, if any, 1 hidden unit or more')
+        if dim < 1 or n_subjects < 2 or (hidden is not None and hidden < 1):
+            raise ValueError(
+                f'dim is {dim}, n_subjects {n_subjects} and hidden {hidden}; an adversary needs 1'
+                ' dimension, 2 subjects and, if any, 1 hidden unit or more'
+            )
         self.strength = strength
-        self.head = nn.Linear(dim, n_subjects) if hidden is None else nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, n_subjects))
+        self.head = (
+            nn.Linear(dim, n_subjects)
+            if hidden is None
+            else nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, n_subjects))
+        )
 
-    def forward(self,
-        z:Tensor,       # embeddings, [n, dim]
-        subject:Tensor, # code of each subject, int64 [n], 0..n_subjects - 1
-    ) -> Tensor:        # cross-entropy in nats, a scalar; add it to the losses
+    def forward(
+        self,
+        z: Tensor,  # embeddings, [n, dim]
+        subject: Tensor,  # code of each subject, int64 [n], 0..n_subjects - 1
+    ) -> Tensor:  # cross-entropy in nats, a scalar; add it to the losses
         "Cross-entropy of the probe, its gradient towards `z` reversed"
         return F.cross_entropy(self.head(reverse_gradient(z, self.strength)), subject)

@@ -27,42 +27,81 @@ from .synthface import EXPRESSION_AUS, subject_names
 from .towers import embed_images, embed_texts, load_model
 
 # %% ../nbs/13_explore.ipynb #poses
-_PROTOTYPES = {e: {au: x for au, (share, x) in shown.items() if share >= .6} for e, shown in EXPRESSION_AUS.items()}
+_PROTOTYPES = {
+    e: {au: x for au, (share, x) in shown.items() if share >= 0.6}
+    for e, shown in EXPRESSION_AUS.items()
+}
+
 
 def _between(a, b, share):
-    "A person between two: shape, skin and colours mixed, hairline and glasses of whoever has the larger share"
-    whole = a if share < .5 else b
-    return replace(whole, **{k: ((1 - share)*getattr(a, k) + share*getattr(b, k)).astype(np.float32) for k in ('neutral', 'skin', 'iris', 'clothes', 'age_lines', 'hair', 'balance')})
+    """A person between two: shape, skin and colours mixed, hairline and glasses of whoever has the
+    larger share
+    """
+    whole = a if share < 0.5 else b
+    return replace(
+        whole,
+        **{
+            k: ((1 - share) * getattr(a, k) + share * getattr(b, k)).astype(np.float32)
+            for k in ('neutral', 'skin', 'iris', 'clothes', 'age_lines', 'hair', 'balance')
+        },
+    )
 
 # %% ../nbs/13_explore.ipynb #asked
 class _Asked:
     "A model with the vectors of all texts that it is asked about, embedded once"
+
     def __init__(self, model, activity_texts):
         self.recogniser = model if isinstance(model, Recogniser) else None
         self.towers = model.model if self.recogniser else model
         self.scale, self.groups = self.towers.logit_scale.exp().item(), {}
-        texts = {'AUs': [f'AU{n}' for n in facs.BP4D_AUS], 'expressions': list(EXPRESSION_AUS), 'activities': list(activity_texts)}
-        self.trained = ('AUs' if self.recogniser.multi_label else 'expressions') if self.recogniser else None
+        texts = {
+            'AUs': [f'AU{n}' for n in facs.BP4D_AUS],
+            'expressions': list(EXPRESSION_AUS),
+            'activities': list(activity_texts),
+        }
+        self.trained = (
+            ('AUs' if self.recogniser.multi_label else 'expressions') if self.recogniser else None
+        )
         for group, labels in texts.items():
-            if group == self.trained: labels, vectors = self.recogniser.labels, self.recogniser.classes().detach().cpu()
-            else: vectors = embed_texts(self.towers, list(activity_texts.values()) if group == 'activities' else facs.name_texts(labels))
+            if group == self.trained:
+                labels, vectors = self.recogniser.labels, self.recogniser.classes().detach().cpu()
+            else:
+                vectors = embed_texts(
+                    self.towers,
+                    list(activity_texts.values())
+                    if group == 'activities'
+                    else facs.name_texts(labels),
+                )
             self.groups[group] = labels, vectors
 
     def __call__(self, z):
-        "Rows of group, label, cosine, probability (nan where nothing was trained to give one), and whether the model decides for the label"
+        """Rows of group, label, cosine, probability (nan where nothing was trained to give one),
+        and whether the model decides for the label
+        """
         out = []
         for group, (labels, vectors) in self.groups.items():
-            cos = vectors[:len(labels)].numpy() @ z
+            cos = vectors[: len(labels)].numpy() @ z
             if group == self.trained:
-                with torch.no_grad(): logits = self.recogniser(torch.from_numpy(z)[None].to(self.recogniser.bias.device), vectors.to(self.recogniser.bias.device))[0].cpu()
+                with torch.no_grad():
+                    logits = self.recogniser(
+                        torch.from_numpy(z)[None].to(self.recogniser.bias.device),
+                        vectors.to(self.recogniser.bias.device),
+                    )[0].cpu()
                 p = (logits.sigmoid() if group == 'AUs' else logits.softmax(0)).numpy()
-            else: p = np.full(len(labels), np.nan) if group == 'AUs' else torch.from_numpy(self.scale*cos).softmax(0).numpy()
-            yes = p >= .5 if group == 'AUs' else p == p.max()
-            out += zip([group]*len(labels), labels, cos.tolist(), p.tolist(), yes.tolist())
+            else:
+                p = (
+                    np.full(len(labels), np.nan)
+                    if group == 'AUs'
+                    else torch.from_numpy(self.scale * cos).softmax(0).numpy()
+                )
+            yes = p >= 0.5 if group == 'AUs' else p == p.max()
+            out += zip([group] * len(labels), labels, cos.tolist(), p.tolist(), yes.tolist())
         return out
 
 # %% ../nbs/13_explore.ipynb #drawing
-_BLUE, _ORANGE, _SKY = ('#' + ''.join(f'{round(255*v):02x}' for v in _COLOURS[i]) for i in (0, 1, 8))
+_BLUE, _ORANGE, _SKY = (
+    '#' + ''.join(f'{round(255 * v):02x}' for v in _COLOURS[i]) for i in (0, 1, 8)
+)
 _STYLE = f"""<style>
 .clef-playground {{--clef-own: {_BLUE}}} [data-jp-theme-light="false"] .clef-playground {{--clef-own: {_SKY}}}
 .clef-playground .widget-label {{font-size: 12px}} .clef-playground .widget-readout {{min-width: 34px; width: 34px; margin: 0 0 0 8px}} .clef-playground .widget-button {{font-size: 12px; padding: 0 2px}}
@@ -75,263 +114,608 @@ _STYLE = f"""<style>
 .clef-face img, img.clef-face {{border-radius: 4px}}
 </style>"""
 
+
 def _jpeg(image):
-    file = io.BytesIO(); Image.fromarray(image).save(file, 'jpeg', quality=95)
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, 'jpeg', quality=95)
     return file.getvalue()
+
 
 def _bars(rows, words):
     "The cosines of one face as bars from -1 to 1 about zero, and dark what the model decides for"
     out, last = [], None
     for group, label, cos, p, yes in rows:
-        if group != last: out.append(f'<tr><th>{group}</th><th></th><th></th></tr>')
+        if group != last:
+            out.append(f'<tr><th>{group}</th><th></th><th></th></tr>')
         last, name, x = group, words.get(label, label), max(-1, min(1, cos))
         chance = '' if p != p else f', probability {p:.2f}'
-        out.append(f'<tr class="{"yes" if yes else "no"}" title="{html.escape(f"{name}: cosine {_number(cos)}{chance}")}"><td>{html.escape(name if group != "AUs" else label)}</td>'
-                   f'<td class=track><div><i style="left:{50 + 50*min(x, 0):.1f}%;width:{50*abs(x):.1f}%"></i></div></td><td>{_number(cos)}</td></tr>')
+        out.append(
+            f'<tr class="{"yes" if yes else "no"}"'
+            f' title="{html.escape(f"{name}: cosine {_number(cos)}{chance}")}"><td>{html.escape(name if group != "AUs" else label)}</td>'
+            '<td class=track><div><i'
+            f' style="left:{50 + 50 * min(x, 0):.1f}%;width:{50 * abs(x):.1f}%"></i></div></td><td>{_number(cos)}</td></tr>'
+        )
     return f'<table aria-label="cosine of the face with each text">{"".join(out)}</table>'
 
+
 class _Map:
-    "The first two principal components of a sheet of faces [people, prototypes, D], and the way of one face over them"
+    """The first two principal components of a sheet of faces [people, prototypes, D], and the way
+    of one face over them
+    """
+
     def __init__(self, z):
         self.shape, flat = z.shape[:2], z.reshape(-1, z.shape[-1])
-        self.mean = flat.mean(0); self.axes = np.linalg.svd(flat - self.mean, full_matrices=False)[2][:2]
-        n = len(flat); self.distance = float((n*n - (flat.sum(0)**2).sum())/(n*(n - 1)))   # mean cosine distance of two faces
+        self.mean = flat.mean(0)
+        self.axes = np.linalg.svd(flat - self.mean, full_matrices=False)[2][:2]
+        # mean cosine distance of two faces
+        n = len(flat)
+        self.distance = float((n * n - (flat.sum(0) ** 2).sum()) / (n * (n - 1)))
         self.sheet, self.trail = self.at(z), deque(maxlen=12)
         self.low, self.high = self.sheet.min((0, 1)), self.sheet.max((0, 1))
 
-    def at(self, z): return (z - self.mean) @ self.axes.T
+    def at(self, z):
+        return (z - self.mean) @ self.axes.T
 
     def pixels(self, xy, size=(230, 160), edge=14):
-        u = np.clip((xy - self.low)/(self.high - self.low), -.04, 1.04)
-        return edge + np.stack([u[..., 0], 1 - u[..., 1]], -1)*(np.array(size) - 2*edge)
+        u = np.clip((xy - self.low) / (self.high - self.low), -0.04, 1.04)
+        return edge + np.stack([u[..., 0], 1 - u[..., 1]], -1) * (np.array(size) - 2 * edge)
 
     def svg(self, person, expression):
         dots = []
         for (i, j), (x, y) in zip(np.ndindex(self.shape), self.pixels(self.sheet).reshape(-1, 2)):
-            if j == expression: mark = f'<path d="M{x:.0f} {y - 5:.0f}l4.5 8h-9z" fill="{_ORANGE}"/>'
-            else: mark = f'<circle cx="{x:.0f}" cy="{y:.0f}" r="3" style="fill:{"var(--clef-own)" if i == person else "#8888"}"/>'
-            dots.append((2*(i == person) + (j == expression), mark))
-        way = self.pixels(np.array(self.trail)); x, y = way[-1]
+            if j == expression:
+                mark = f'<path d="M{x:.0f} {y - 5:.0f}l4.5 8h-9z" fill="{_ORANGE}"/>'
+            else:
+                mark = (
+                    f'<circle cx="{x:.0f}" cy="{y:.0f}" r="3"'
+                    f' style="fill:{"var(--clef-own)" if i == person else "#8888"}"/>'
+                )
+            dots.append((2 * (i == person) + (j == expression), mark))
+        way = self.pixels(np.array(self.trail))
+        x, y = way[-1]
         line = ' '.join(f'{a:.0f},{b:.0f}' for a, b in way)
-        return (f'<svg width="230" height="160" role="img" aria-label="where the face lies among the reference faces">{"".join(m for _, m in sorted(dots))}'
-                f'<polyline points="{line}" fill="none" stroke="currentColor" stroke-width="1.2" opacity=".6"/><circle cx="{x:.0f}" cy="{y:.0f}" r="6" fill="none" stroke="currentColor" stroke-width="2.5"/></svg>')
+        return (
+            '<svg width="230" height="160" role="img" aria-label="where the face lies among the'
+            f' reference faces">{"".join(m for _, m in sorted(dots))}<polyline points="{line}"'
+            ' fill="none" stroke="currentColor" stroke-width="1.2" opacity=".6"/><circle'
+            f' cx="{x:.0f}" cy="{y:.0f}" r="6" fill="none" stroke="currentColor"'
+            ' stroke-width="2.5"/></svg>'
+        )
 
 # %% ../nbs/13_explore.ipynb #playground
 _PERSON, _EXPRESSION = 'same expression, other person', 'same person, other expression'
 
+
 class FacePlayground(W.VBox):
     """A rendered face with sliders, and what each model sees in it; made by `face_playground`.
 
-    `au` (a dict of sliders), `person`, `mix`, `mix_with`, `expression`, `yaw`, `pitch`, `roll`, `light_side`, `light_height`, `soft_light` are widgets, `other_person` and `other_expression` buttons;
-    `image` is the face, `z` its embedding for each model, `scores` the bars as a table, `moves` what the buttons did."""
+    `au` (a dict of sliders), `person`, `mix`, `mix_with`, `expression`, `yaw`, `pitch`, `roll`,
+    `light_side`, `light_height`, `soft_light` are widgets, `other_person` and `other_expression`
+    buttons; `image` is the face, `z` its embedding for each model, `scores` the bars as a table,
+    `moves` what the buttons did.
+    """
+
     def __init__(self, asked, people, size, activity_words, rng):
-        self._asked, self._people, self._rng, self.size, self._quiet, self.moves, self.z, self._rows = asked, people, rng, size, True, pd.DataFrame(columns=['move', 'model', 'cosine', 'share']), {}, {}
+        (
+            self._asked,
+            self._people,
+            self._rng,
+            self.size,
+            self._quiet,
+            self.moves,
+            self.z,
+            self._rows,
+        ) = (
+            asked,
+            people,
+            rng,
+            size,
+            True,
+            pd.DataFrame(columns=['move', 'model', 'cosine', 'share']),
+            {},
+            {},
+        )
         names = facs.aus()['name']
         self._words = {f'AU{n}': f'AU{n} {names[n]}' for n in names.index} | activity_words
-        def slider(text, low, high, value, step): return W.FloatSlider(value, min=low, max=high, step=step, description=text, readout_format='.0f' if step >= 1 else '.2f' if step < .1 else '.1f',
-                                                                       style=dict(description_width='128px'), layout=W.Layout(width='256px', height='23px', margin='0'))
-        self.au = {n: slider(self._words[f'AU{n}'], 0, 5, 0, .1) for n in POSED}
+
+        def slider(text, low, high, value, step):
+            return W.FloatSlider(
+                value,
+                min=low,
+                max=high,
+                step=step,
+                description=text,
+                readout_format='.0f' if step >= 1 else '.2f' if step < 0.1 else '.1f',
+                style=dict(description_width='128px'),
+                layout=W.Layout(width='256px', height='23px', margin='0'),
+            )
+
+        self.au = {n: slider(self._words[f'AU{n}'], 0, 5, 0, 0.1) for n in POSED}
         long = dict(style=dict(description_width='70px'), layout=W.Layout(width='230px'))
         who = [(f'{s.name}, {s.words["age"]} {s.words["sex"]}', i) for i, s in enumerate(people)]
-        self.person, self.mix_with = W.Dropdown(options=who, value=0, description='person', **long), W.Dropdown(options=who, value=1, description='mixed with', **long)
-        self.expression = W.Dropdown(options=[('as the sliders say', None), *((e, e) for e in _PROTOTYPES)], value='neutral', description='expression', **long)
-        self.mix, self.yaw, self.pitch, self.roll = slider('share of the second', 0, 1, 0, .05), slider('yaw, degrees', -45, 45, 0, 1), slider('pitch, degrees', -30, 30, 0, 1), slider('roll, degrees', -30, 30, 0, 1)
-        self.light_side, self.light_height, self.soft_light = slider('light from the side', -80, 80, 20, 1), slider('light from above', -30, 80, 30, 1), slider('soft light', .25, .8, .5, .05)
-        self.face = W.Image(format='jpeg', layout=W.Layout(width='230px', height='230px')); self.face.add_class('clef-face')
+        self.person, self.mix_with = (
+            W.Dropdown(options=who, value=0, description='person', **long),
+            W.Dropdown(options=who, value=1, description='mixed with', **long),
+        )
+        self.expression = W.Dropdown(
+            options=[('as the sliders say', None), *((e, e) for e in _PROTOTYPES)],
+            value='neutral',
+            description='expression',
+            **long,
+        )
+        self.mix, self.yaw, self.pitch, self.roll = (
+            slider('share of the second', 0, 1, 0, 0.05),
+            slider('yaw, degrees', -45, 45, 0, 1),
+            slider('pitch, degrees', -30, 30, 0, 1),
+            slider('roll, degrees', -30, 30, 0, 1),
+        )
+        self.light_side, self.light_height, self.soft_light = (
+            slider('light from the side', -80, 80, 20, 1),
+            slider('light from above', -30, 80, 30, 1),
+            slider('soft light', 0.25, 0.8, 0.5, 0.05),
+        )
+        self.face = W.Image(format='jpeg', layout=W.Layout(width='230px', height='230px'))
+        self.face.add_class('clef-face')
         wide = dict(layout=W.Layout(width='230px'))
-        self.other_person, self.other_expression = W.Button(description=_PERSON, icon='user', **wide), W.Button(description=_EXPRESSION, icon='smile-o', **wide)
-        self.bars, self.maps, self.notes = ({k: W.HTML(layout=W.Layout(width='248px', margin='0')) for k in asked} for _ in range(3))
-        for widgets, name in ((self.bars, 'clef-bars'), (self.maps, 'clef-map'), (self.notes, 'clef-moves')):
-            for w in widgets.values(): w.add_class(name)
-        sheet = np.stack([[render(s, pose, Shot(), size) for pose in _PROTOTYPES.values()] for s in people])
-        self._maps = {k: _Map(embed_images(a.towers, sheet.reshape(-1, size, size, 3)).reshape(*sheet.shape[:2], -1)) for k, a in asked.items()}
+        self.other_person, self.other_expression = (
+            W.Button(description=_PERSON, icon='user', **wide),
+            W.Button(description=_EXPRESSION, icon='smile-o', **wide),
+        )
+        self.bars, self.maps, self.notes = (
+            {k: W.HTML(layout=W.Layout(width='248px', margin='0')) for k in asked} for _ in range(3)
+        )
+        for widgets, name in (
+            (self.bars, 'clef-bars'),
+            (self.maps, 'clef-map'),
+            (self.notes, 'clef-moves'),
+        ):
+            for w in widgets.values():
+                w.add_class(name)
+        sheet = np.stack(
+            [[render(s, pose, Shot(), size) for pose in _PROTOTYPES.values()] for s in people]
+        )
+        self._maps = {
+            k: _Map(
+                embed_images(a.towers, sheet.reshape(-1, size, size, 3)).reshape(
+                    *sheet.shape[:2], -1
+                )
+            )
+            for k, a in asked.items()
+        }
         column = W.Layout(margin='0 12px 0 0')
-        left = W.VBox([self.face, self.other_person, self.other_expression, self.expression, self.person, self.mix_with], layout=column)
-        middle = W.VBox([*self.au.values(), self.mix, self.yaw, self.pitch, self.roll, self.light_side, self.light_height, self.soft_light], layout=column)
-        right = [W.VBox([W.HTML(f'<b>{html.escape(k)}</b>'), self.maps[k], self.notes[k], self.bars[k]], layout=column) for k in asked]
-        super().__init__([W.HTML(_STYLE, layout=W.Layout(display='none')), W.HBox([W.HBox([left, middle]), W.HBox(right)], layout=W.Layout(flex_flow='row wrap'))])
+        left = W.VBox(
+            [
+                self.face,
+                self.other_person,
+                self.other_expression,
+                self.expression,
+                self.person,
+                self.mix_with,
+            ],
+            layout=column,
+        )
+        middle = W.VBox(
+            [
+                *self.au.values(),
+                self.mix,
+                self.yaw,
+                self.pitch,
+                self.roll,
+                self.light_side,
+                self.light_height,
+                self.soft_light,
+            ],
+            layout=column,
+        )
+        right = [
+            W.VBox(
+                [W.HTML(f'<b>{html.escape(k)}</b>'), self.maps[k], self.notes[k], self.bars[k]],
+                layout=column,
+            )
+            for k in asked
+        ]
+        super().__init__(
+            [
+                W.HTML(_STYLE, layout=W.Layout(display='none')),
+                W.HBox(
+                    [W.HBox([left, middle]), W.HBox(right)], layout=W.Layout(flex_flow='row wrap')
+                ),
+            ]
+        )
         self.add_class('clef-playground')
-        for w in (self.person, self.mix_with, self.mix, self.yaw, self.pitch, self.roll, self.light_side, self.light_height, self.soft_light): w.observe(self._draw, 'value')
-        for w in self.au.values(): w.observe(self._slid, 'value')
+        for w in (
+            self.person,
+            self.mix_with,
+            self.mix,
+            self.yaw,
+            self.pitch,
+            self.roll,
+            self.light_side,
+            self.light_height,
+            self.soft_light,
+        ):
+            w.observe(self._draw, 'value')
+        for w in self.au.values():
+            w.observe(self._slid, 'value')
         self.expression.observe(self._posed, 'value')
-        self.other_person.on_click(lambda _: self._move(_PERSON)); self.other_expression.on_click(lambda _: self._move(_EXPRESSION))
-        self._quiet = False; self._draw(); self._note()
+        self.other_person.on_click(lambda _: self._move(_PERSON))
+        self.other_expression.on_click(lambda _: self._move(_EXPRESSION))
+        self._quiet = False
+        self._draw()
+        self._note()
 
     @property
-    def subject(self) -> Subject: # the person, or the one between two people
+    def subject(self) -> Subject:  # the person, or the one between two people
         a, b = self._people[self.person.value], self._people[self.mix_with.value]
         return _between(a, b, self.mix.value) if self.mix.value else a
 
     @property
-    def intensity(self) -> dict: # AU -> intensity above 0, as `render` takes it
+    def intensity(self) -> dict:  # AU -> intensity above 0, as `render` takes it
         return {n: w.value for n, w in self.au.items() if w.value}
 
     @property
-    def shot(self) -> Shot: # pose and light
+    def shot(self) -> Shot:  # pose and light
         side, up = np.radians((self.light_side.value, self.light_height.value))
-        return Shot(self.yaw.value, self.pitch.value, self.roll.value, light=(float(np.sin(side)*np.cos(up)), float(np.sin(up)), float(np.cos(side)*np.cos(up))), ambient=self.soft_light.value)
+        return Shot(
+            self.yaw.value,
+            self.pitch.value,
+            self.roll.value,
+            light=(
+                float(np.sin(side) * np.cos(up)),
+                float(np.sin(up)),
+                float(np.cos(side) * np.cos(up)),
+            ),
+            ambient=self.soft_light.value,
+        )
 
     @property
-    def scores(self) -> pd.DataFrame: # columns model, group, label, cosine, probability, yes: the bars as they stand
-        return pd.DataFrame([(k, *r) for k, rows in self._rows.items() for r in rows], columns=['model', 'group', 'label', 'cosine', 'probability', 'yes'])
+    # columns model, group, label, cosine, probability, yes: the bars as they stand
+    def scores(self) -> pd.DataFrame:
+        return pd.DataFrame(
+            [(k, *r) for k, rows in self._rows.items() for r in rows],
+            columns=['model', 'group', 'label', 'cosine', 'probability', 'yes'],
+        )
 
     @contextmanager
     def _at_once(self):
         "Change many widgets, and draw once"
         self._quiet = True
-        try: yield
-        finally: self._quiet = False
+        try:
+            yield
+        finally:
+            self._quiet = False
         self._draw()
 
     def _draw(self, change=None):
-        if self._quiet: return
+        if self._quiet:
+            return
         self.image = render(self.subject, self.intensity, self.shot, self.size)
         self.face.value = _jpeg(self.image)
         at = list(_PROTOTYPES).index(self.expression.value) if self.expression.value else None
         for k, asked in self._asked.items():
             z = self.z[k] = embed_images(asked.towers, self.image[None])[0]
-            self._rows[k] = asked(z); self._maps[k].trail.append(self._maps[k].at(z))
-            self.bars[k].value, self.maps[k].value = _bars(self._rows[k], self._words), self._maps[k].svg(self.person.value, at)
+            self._rows[k] = asked(z)
+            self._maps[k].trail.append(self._maps[k].at(z))
+            self.bars[k].value, self.maps[k].value = (
+                _bars(self._rows[k], self._words),
+                self._maps[k].svg(self.person.value, at),
+            )
 
     def _slid(self, change):
-        if self._quiet: return
-        with self._at_once(): self.expression.value = None
+        if self._quiet:
+            return
+        with self._at_once():
+            self.expression.value = None
 
     def _posed(self, change):
-        if self._quiet or change['new'] is None: return
-        with self._at_once(): self._pose(_PROTOTYPES[change['new']])
+        if self._quiet or change['new'] is None:
+            return
+        with self._at_once():
+            self._pose(_PROTOTYPES[change['new']])
 
     def _pose(self, intensity):
-        for n, w in self.au.items(): w.value = intensity.get(n, 0)
+        for n, w in self.au.items():
+            w.value = intensity.get(n, 0)
 
     def _move(self, move):
         before = dict(self.z)
         with self._at_once():
-            if move == _PERSON: self.person.value, self.mix.value = int(self._rng.choice([i for i in range(len(self._people)) if i != self.person.value])), 0
+            if move == _PERSON:
+                self.person.value, self.mix.value = (
+                    int(
+                        self._rng.choice(
+                            [i for i in range(len(self._people)) if i != self.person.value]
+                        )
+                    ),
+                    0,
+                )
             else:
-                self.expression.value = str(self._rng.choice([e for e in _PROTOTYPES if e != self.expression.value]))
+                self.expression.value = str(
+                    self._rng.choice([e for e in _PROTOTYPES if e != self.expression.value])
+                )
                 self._pose(_PROTOTYPES[self.expression.value])
         cos = {k: float(z @ before[k]) for k, z in self.z.items()}
-        new = pd.DataFrame([(move, k, c, (1 - c)/self._maps[k].distance) for k, c in cos.items()], columns=self.moves.columns)
+        new = pd.DataFrame(
+            [(move, k, c, (1 - c) / self._maps[k].distance) for k, c in cos.items()],
+            columns=self.moves.columns,
+        )
         self.moves = pd.concat([self.moves, new], ignore_index=True) if len(self.moves) else new
         self._note()
 
     def _note(self):
         for k, w in self.notes.items():
             mine = self.moves[self.moves['model'] == k]
-            lines = [f'cosine to the face before: {_number(mine["cosine"].iloc[-1])}<br>moves, in mean distances of two faces'] if len(mine) else ['Press a button: how far does the embedding move?<br>&nbsp;']
+            lines = (
+                [
+                    f'cosine to the face before: {_number(mine["cosine"].iloc[-1])}<br>moves, in'
+                    ' mean distances of two faces'
+                ]
+                if len(mine)
+                else ['Press a button: how far does the embedding move?<br>&nbsp;']
+            )
             for move in (_PERSON, _EXPRESSION):
                 share = mine.loc[mine['move'] == move, 'share']
-                lines.append(f'other {move.split()[-1]}: ' + (f'<b>{share.iloc[-1]:.2f}</b>, mean of {len(share)}: <b>{share.mean():.2f}</b>' if len(share) and mine['move'].iloc[-1] == move
-                                                             else f'mean of {len(share)}: <b>{share.mean():.2f}</b>' if len(share) else '\N{EN DASH}'))
+                lines.append(
+                    f'other {move.split()[-1]}: '
+                    + (
+                        f'<b>{share.iloc[-1]:.2f}</b>, mean of {len(share)}:'
+                        f' <b>{share.mean():.2f}</b>'
+                        if len(share) and mine['move'].iloc[-1] == move
+                        else (
+                            f'mean of {len(share)}: <b>{share.mean():.2f}</b>'
+                            if len(share)
+                            else '\N{EN DASH}'
+                        )
+                    )
+                )
             w.value = '<br>'.join(lines)
 
     def _summary(self):
         for k in self._asked if len(self.moves) else ():
-            mean = self.moves[self.moves['model'] == k].groupby('move')['share'].agg(['mean', 'count'])
+            mean = (
+                self.moves[self.moves['model'] == k].groupby('move')['share'].agg(['mean', 'count'])
+            )
             yield f'\n{k}, mean move:'
-            for move in mean.index: yield f'    other {move.split()[-1]}: {mean.loc[move, "mean"]:.2f} ({mean.loc[move, "count"]} times)'
+            for move in mean.index:
+                yield (
+                    f'    other {move.split()[-1]}: {mean.loc[move, "mean"]:.2f}'
+                    f' ({mean.loc[move, "count"]} times)'
+                )
 
     def close(self):
         "Close this widget and all in it."
+
         def within(w):
-            for c in getattr(w, 'children', ()): within(c); c.close()
-        within(self); super().close()
+            for c in getattr(w, 'children', ()):
+                within(c)
+                c.close()
+
+        within(self)
+        super().close()
 
 # %% ../nbs/13_explore.ipynb #show-many
 @patch
-def show(self:FacePlayground,
-    aus:dict|str={},        # AU -> intensity 0..5, all others 0; or one of the eight expressions
-    person:str|None=None,   # name of a person; None keeps the one there is
-    **sliders:float,        # mix, yaw, pitch, roll, light_side, light_height, soft_light; those not named stay
-) -> 'FacePlayground':      # itself
-    "Set many widgets at once, as a program likes it. Raises ValueError for an AU, an expression, a person, a slider or a value that there is not."
-    known = ('mix', 'yaw', 'pitch', 'roll', 'light_side', 'light_height', 'soft_light'); names = [s.name for s in self._people]
-    if isinstance(aus, str) and aus not in _PROTOTYPES: raise ValueError(f'there is no expression {aus!r}; choose one of {", ".join(_PROTOTYPES)}')
-    if person is not None and person not in names: raise ValueError(f'there is no person {person!r}; choose one of {", ".join(names)}')
+def show(
+    self: FacePlayground,
+    # AU -> intensity 0..5, all others 0; or one of the eight expressions
+    aus: dict | str = {},
+    person: str | None = None,  # name of a person; None keeps the one there is
+    # mix, yaw, pitch, roll, light_side, light_height, soft_light; those not named stay
+    **sliders: float,
+) -> 'FacePlayground':  # itself
+    """Set many widgets at once, as a program likes it.
+
+    Raises ValueError for an AU, an expression, a person, a slider or a value that there is not.
+    """
+    known = ('mix', 'yaw', 'pitch', 'roll', 'light_side', 'light_height', 'soft_light')
+    names = [s.name for s in self._people]
+    if isinstance(aus, str) and aus not in _PROTOTYPES:
+        raise ValueError(f'there is no expression {aus!r}; choose one of {", ".join(_PROTOTYPES)}')
+    if person is not None and person not in names:
+        raise ValueError(f'there is no person {person!r}; choose one of {", ".join(names)}')
     for k, x in ({} if isinstance(aus, str) else aus).items():
-        if k not in self.au: raise ValueError(f'there is no slider for AU {k}; choose from {", ".join(map(str, self.au))}')
-        if not 0 <= x <= 5: raise ValueError(f'AU {k} has intensity {x}; it must lie in 0..5')
+        if k not in self.au:
+            raise ValueError(
+                f'there is no slider for AU {k}; choose from {", ".join(map(str, self.au))}'
+            )
+        if not 0 <= x <= 5:
+            raise ValueError(f'AU {k} has intensity {x}; it must lie in 0..5')
     for k, x in sliders.items():
-        if k not in known: raise ValueError(f'there is no slider {k!r}; choose from {", ".join(known)}')
+        if k not in known:
+            raise ValueError(f'there is no slider {k!r}; choose from {", ".join(known)}')
         w = getattr(self, k)
-        if not w.min <= x <= w.max: raise ValueError(f'{k} is {x}; it must lie in {w.min:g}..{w.max:g}')
+        if not w.min <= x <= w.max:
+            raise ValueError(f'{k} is {x}; it must lie in {w.min:g}..{w.max:g}')
     with self._at_once():
         self.expression.value = aus if isinstance(aus, str) else None
         self._pose(_PROTOTYPES[aus] if isinstance(aus, str) else aus)
-        if person is not None: self.person.value = names.index(person)
-        for k, x in sliders.items(): getattr(self, k).value = x
+        if person is not None:
+            self.person.value = names.index(person)
+        for k, x in sliders.items():
+            getattr(self, k).value = x
     return self
 
 # %% ../nbs/13_explore.ipynb #frame-rate
 @patch
-def frames_per_second(self:FacePlayground,
-    rounds:int=5,  # the median of these
-    n:int=20,      # frames of a round
-) -> float:        # frames a second
-    "How fast the face follows a hand that moves AU12's slider: rendering, JPEG, each model's embedding, bars and map. CPU time of this process, torch on one thread, without the browser. All is left as it was. Raises ValueError for less than one round or frame."
-    if rounds < 1 or n < 1: raise ValueError(f'rounds is {rounds} and n is {n}; both must be 1 or more')
-    kept, threads, trails, times, expression = self.au[12].value, torch.get_num_threads(), [m.trail.copy() for m in self._maps.values()], [], self.expression.value
-    places = itertools.cycle(np.linspace(.1, 4.9, 49)); self.au[12].value = 0
+def frames_per_second(
+    self: FacePlayground,
+    rounds: int = 5,  # the median of these
+    n: int = 20,  # frames of a round
+) -> float:  # frames a second
+    """How fast the face follows a hand that moves AU12's slider: rendering, JPEG, each model's
+    embedding, bars and map.
+
+    CPU time of this process, torch on one thread, without the browser. All is left as it was.
+    Raises ValueError for less than one round or frame.
+    """
+    if rounds < 1 or n < 1:
+        raise ValueError(f'rounds is {rounds} and n is {n}; both must be 1 or more')
+    kept, threads, trails, times, expression = (
+        self.au[12].value,
+        torch.get_num_threads(),
+        [m.trail.copy() for m in self._maps.values()],
+        [],
+        self.expression.value,
+    )
+    places = itertools.cycle(np.linspace(0.1, 4.9, 49))
+    self.au[12].value = 0
     torch.set_num_threads(1)
     try:
         for _ in range(rounds):
             start = time.process_time()
-            for x in itertools.islice(places, n): self.au[12].value = x
-            times.append((time.process_time() - start)/n)
+            for x in itertools.islice(places, n):
+                self.au[12].value = x
+            times.append((time.process_time() - start) / n)
     finally:
         torch.set_num_threads(threads)
-        with self._at_once(): self.au[12].value, self.expression.value = kept, expression
-        for m, trail in zip(self._maps.values(), trails): m.trail = trail
-    return 1/median(times)
+        with self._at_once():
+            self.au[12].value, self.expression.value = kept, expression
+        for m, trail in zip(self._maps.values(), trails):
+            m.trail = trail
+    return 1 / median(times)
 
 # %% ../nbs/13_explore.ipynb #still-figure
 @patch
-def still(self:FacePlayground) -> Figure: # a matplotlib figure
-    "What the widget shows, as a figure for a page without a kernel: the face, and for each model its map and its bars."
+def still(self: FacePlayground) -> Figure:  # a matplotlib figure
+    """What the widget shows, as a figure for a page without a kernel: the face, and for each model
+    its map and its bars.
+    """
     n = len(self._asked)
-    fig, axes = _figure(2, 1 + n, figsize=(3 + 2.6*n, 8), height_ratios=[1, 2.4], width_ratios=[2.2] + [3]*n, squeeze=False)
+    fig, axes = _figure(
+        2,
+        1 + n,
+        figsize=(3 + 2.6 * n, 8),
+        height_ratios=[1, 2.4],
+        width_ratios=[2.2] + [3] * n,
+        squeeze=False,
+    )
     gs = axes[0, 0].get_gridspec()
-    for ax in axes[:, 0]: ax.remove()
-    ax = fig.add_subplot(gs[:, 0]); ax.imshow(self.image); ax.set(xticks=[], yticks=[], anchor='N')
-    on = [f'{self._words[f"AU{k}"]}: {x:.1f}' for k, x in self.intensity.items()] or ['no action unit']
-    ax.set_xlabel('\n'.join([self.person.label, *on, f'yaw {self.yaw.value:.0f}\N{DEGREE SIGN}, pitch {self.pitch.value:.0f}\N{DEGREE SIGN}, roll {self.roll.value:.0f}\N{DEGREE SIGN}', *self._summary()]), loc='left')
+    for ax in axes[:, 0]:
+        ax.remove()
+    ax = fig.add_subplot(gs[:, 0])
+    ax.imshow(self.image)
+    ax.set(xticks=[], yticks=[], anchor='N')
+    on = [f'{self._words[f"AU{k}"]}: {x:.1f}' for k, x in self.intensity.items()] or [
+        'no action unit'
+    ]
+    ax.set_xlabel(
+        '\n'.join(
+            [
+                self.person.label,
+                *on,
+                (
+                    f'yaw {self.yaw.value:.0f}\N{DEGREE SIGN}, pitch'
+                    f' {self.pitch.value:.0f}\N{DEGREE SIGN}, roll'
+                    f' {self.roll.value:.0f}\N{DEGREE SIGN}'
+                ),
+                *self._summary(),
+            ]
+        ),
+        loc='left',
+    )
     at = list(_PROTOTYPES).index(self.expression.value) if self.expression.value else -1
-    shown = None     # labels that a column shares with its neighbour are written once
+    shown = None  # labels that a column shares with its neighbour are written once
     for j, k in enumerate(self._asked, 1):
         top, bars, m = axes[0, j], axes[1, j], self._maps[k]
-        own, same = np.zeros(m.shape, bool), np.zeros(m.shape, bool); own[self.person.value] = True
-        if at >= 0: same[:, at] = True
-        for who, style in ((~own & ~same, dict(color='.7', s=8, label='others')), (own & ~same, dict(color=_BLUE, s=14, label='this person')), (same, dict(color=_ORANGE, marker='^', s=18, label='this expression'))):
-            if who.any(): top.scatter(*m.sheet[who].T, linewidths=0, **style)
-        top.plot(*np.array(m.trail).T, color='.2', lw=.8); top.scatter(*m.trail[-1], s=60, facecolors='none', edgecolors='k', linewidths=1.8, zorder=3)
-        top.set(title=k, xticks=[], yticks=[]); top.spines[:].set_color('.85')
-        if j == 1: top.legend(loc='upper center', bbox_to_anchor=(.5, 0), ncols=3, frameon=False, fontsize='x-small', handletextpad=.1, columnspacing=.6)
+        own, same = np.zeros(m.shape, bool), np.zeros(m.shape, bool)
+        own[self.person.value] = True
+        if at >= 0:
+            same[:, at] = True
+        for who, style in (
+            (~own & ~same, dict(color='.7', s=8, label='others')),
+            (own & ~same, dict(color=_BLUE, s=14, label='this person')),
+            (same, dict(color=_ORANGE, marker='^', s=18, label='this expression')),
+        ):
+            if who.any():
+                top.scatter(*m.sheet[who].T, linewidths=0, **style)
+        top.plot(*np.array(m.trail).T, color='.2', lw=0.8)
+        top.scatter(*m.trail[-1], s=60, facecolors='none', edgecolors='k', linewidths=1.8, zorder=3)
+        top.set(title=k, xticks=[], yticks=[])
+        top.spines[:].set_color('.85')
+        if j == 1:
+            top.legend(
+                loc='upper center',
+                bbox_to_anchor=(0.5, 0),
+                ncols=3,
+                frameon=False,
+                fontsize='x-small',
+                handletextpad=0.1,
+                columnspacing=0.6,
+            )
         y, ticks, last = 0, {}, None
         for group, label, cos, p, yes in self._rows[k]:
             y, last = y + (1.6 if last not in (None, group) else 1), group
-            bars.barh(y, cos, color=_BLUE, alpha=1 if yes else .4, height=.75); ticks[y] = label if group == 'AUs' else self._words.get(label, label)
-        bars.axvline(0, color='.4', lw=.8); bars.set(xlim=(-1, 1), yticks=list(ticks), xlabel='cosine (dark: a yes)')
-        told = list(ticks.values()); bars.set_yticklabels(told if told != shown else [], fontsize=9); shown = told; bars.invert_yaxis(); bars.margins(y=.01); bars.tick_params(axis='y', length=0); bars.spines[['top', 'right', 'left']].set_visible(False)
+            bars.barh(y, cos, color=_BLUE, alpha=1 if yes else 0.4, height=0.75)
+            ticks[y] = label if group == 'AUs' else self._words.get(label, label)
+        bars.axvline(0, color='.4', lw=0.8)
+        bars.set(xlim=(-1, 1), yticks=list(ticks), xlabel='cosine (dark: a yes)')
+        told = list(ticks.values())
+        bars.set_yticklabels(told if told != shown else [], fontsize=9)
+        shown = told
+        bars.invert_yaxis()
+        bars.margins(y=0.01)
+        bars.tick_params(axis='y', length=0)
+        bars.spines[['top', 'right', 'left']].set_visible(False)
     return fig
 
 # %% ../nbs/13_explore.ipynb #make
 def face_playground(
-    model:'Recogniser|nn.Module|dict|None'=None, # a recogniser, towers of `load_model`, or a dict of one to three: name -> such a model; None for clef-tiny
-    n_people:int=8,                   # people to choose from, 2..40
-    size:int=128,                     # pixels of the rendered face, 32..512
-    activities:str|dict[str, str]='bp4d', # data set whose activities are asked for, or a dict activity -> text
-    seed:int=0,                       # draws the people, and what the buttons choose
-) -> FacePlayground:                  # a widget that a notebook shows as it is
-    "Pose a face and watch what each model sees. Raises TypeError for something else than a model, ValueError for numbers outside their limits and for an empty dict."
-    models = model if isinstance(model, dict) else {'clef-tiny' if model is None else type(model).__name__: load_model('clef-tiny') if model is None else model}
-    if not 1 <= len(models) <= 3: raise ValueError(f'{len(models)} models; give one to three')
+    # a recogniser, towers of `load_model`, or a dict of one to three: name -> such a model; None
+    # for clef-tiny
+    model: 'Recogniser|nn.Module|dict|None' = None,
+    n_people: int = 8,  # people to choose from, 2..40
+    size: int = 128,  # pixels of the rendered face, 32..512
+    # data set whose activities are asked for, or a dict activity -> text
+    activities: str | dict[str, str] = 'bp4d',
+    seed: int = 0,  # draws the people, and what the buttons choose
+) -> FacePlayground:  # a widget that a notebook shows as it is
+    """Pose a face and watch what each model sees.
+
+    Raises TypeError for something else than a model, ValueError for numbers outside their limits
+    and for an empty dict.
+    """
+    models = (
+        model
+        if isinstance(model, dict)
+        else {
+            'clef-tiny' if model is None else type(model).__name__: (
+                load_model('clef-tiny') if model is None else model
+            )
+        }
+    )
+    if not 1 <= len(models) <= 3:
+        raise ValueError(f'{len(models)} models; give one to three')
     for k, m in models.items():
-        if not isinstance(m, Recogniser) and not hasattr(m, 'encode_image'): raise TypeError(f'{k} is a {type(m).__name__}; give a Recogniser, or towers of load_model')
+        if not isinstance(m, Recogniser) and not hasattr(m, 'encode_image'):
+            raise TypeError(
+                f'{k} is a {type(m).__name__}; give a Recogniser, or towers of load_model'
+            )
     for name, x, low, high in (('n_people', n_people, 2, 40), ('size', size, 32, 512)):
-        if isinstance(x, bool) or not isinstance(x, (int, np.integer)) or not low <= x <= high: raise ValueError(f'{name} is {x!r}; it must be a whole number from {low} to {high}')
+        if isinstance(x, bool) or not isinstance(x, (int, np.integer)) or not low <= x <= high:
+            raise ValueError(f'{name} is {x!r}; it must be a whole number from {low} to {high}')
     texts = facs.activity_texts(activities) if isinstance(activities, str) else activities
-    if not isinstance(texts, dict) or not texts or not all(isinstance(t, str) and t.strip() for t in texts.values()): raise ValueError('activities must be the name of a data set or a dict activity -> text, with one activity or more')
-    words = {k: f'{k} {e}' for k, e in facs.activities(activities)['emotion'].items()} if isinstance(activities, str) else {}
-    who = [draw_subject(np.random.default_rng([seed, i]), name) for i, name in enumerate(subject_names(n_people))]
-    return FacePlayground({k: _Asked(m, texts) for k, m in models.items()}, who, size, words, np.random.default_rng([seed, n_people]))
+    if (
+        not isinstance(texts, dict)
+        or not texts
+        or not all(isinstance(t, str) and t.strip() for t in texts.values())
+    ):
+        raise ValueError(
+            'activities must be the name of a data set or a dict activity -> text, with one'
+            ' activity or more'
+        )
+    words = (
+        {k: f'{k} {e}' for k, e in facs.activities(activities)['emotion'].items()}
+        if isinstance(activities, str)
+        else {}
+    )
+    who = [
+        draw_subject(np.random.default_rng([seed, i]), name)
+        for i, name in enumerate(subject_names(n_people))
+    ]
+    return FacePlayground(
+        {k: _Asked(m, texts) for k, m in models.items()},
+        who,
+        size,
+        words,
+        np.random.default_rng([seed, n_people]),
+    )

@@ -16,161 +16,314 @@ import torch
 
 # %% ../nbs/00_facs.ipynb #data-file
 def data_file(
-    name:str, # file name inside data/, for example 'aus.csv'
-) -> Path:    # path of the file, which exists
-    "Path of one of the kit's small tables. Raises FileNotFoundError and lists the tables there are."
-    folder = Path(str(files('clef_nb')))/'data'
-    path = folder/name
+    name: str,  # file name inside data/, for example 'aus.csv'
+) -> Path:  # path of the file, which exists
+    """Path of one of the kit's small tables.
+
+    Raises FileNotFoundError and lists the tables there are.
+    """
+    folder = Path(str(files('clef_nb'))) / 'data'
+    path = folder / name
     if not path.is_file():
         there = ', '.join(sorted(p.name for p in folder.glob('*.csv'))) or 'nothing'
         raise FileNotFoundError(f'{path} does not exist; the package carries {there}')
     return path
 
+
 def _table(path, columns, key=None):
     "Read a CSV of texts, all cells as stripped strings; `key` must not repeat"
     path = Path(path)
-    if not path.is_file(): raise FileNotFoundError(f'{path} does not exist: give the path of a CSV with the columns {", ".join(columns)}')
-    df = pd.read_csv(path, dtype=str, keep_default_na=False, encoding='utf-8-sig', skipinitialspace=True)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'{path} does not exist: give the path of a CSV with the columns {", ".join(columns)}'
+        )
+    df = pd.read_csv(
+        path, dtype=str, keep_default_na=False, encoding='utf-8-sig', skipinitialspace=True
+    )
     df.columns = [c.strip() for c in df.columns]
     if missing := [c for c in columns if c not in df]:
-        raise ValueError(f'{path}: column {missing[0]!r} is missing; it has {", ".join(df.columns)} and needs {", ".join(columns)}')
+        raise ValueError(
+            f'{path}: column {missing[0]!r} is missing; it has {", ".join(df.columns)} and needs'
+            f' {", ".join(columns)}'
+        )
     df = df.apply(lambda c: c.str.strip())
     for c in columns:
         if (empty := (df[c] == '').to_numpy()).any():
-            raise ValueError(f'{path}, row {empty.argmax() + 2}, column {c!r} is empty: write a text there or delete the row')
+            raise ValueError(
+                f'{path}, row {empty.argmax() + 2}, column {c!r} is empty: write a text there or'
+                ' delete the row'
+            )
     if key and (twice := df[key].duplicated().to_numpy()).any():
-        raise ValueError(f'{path}, row {twice.argmax() + 2}: {key} {df[key].iloc[twice.argmax()]!r} occurs a second time; keep one of the two rows')
+        raise ValueError(
+            f'{path}, row {twice.argmax() + 2}: {key} {df[key].iloc[twice.argmax()]!r} occurs a'
+            ' second time; keep one of the two rows'
+        )
     return df
 
 # %% ../nbs/00_facs.ipynb #aus
 def aus(
-    path:str|Path|None=None, # a CSV of yours with the columns au, name, description; None for ours
-) -> pd.DataFrame:           # index au (FACS number); columns name, description
-    "Names and descriptions of the FACS action units. Raises FileNotFoundError or ValueError with file, row and column where a table of yours is at fault."
+    # a CSV of yours with the columns au, name, description; None for ours
+    path: str | Path | None = None,
+) -> pd.DataFrame:  # index au (FACS number); columns name, description
+    """Names and descriptions of the FACS action units.
+
+    Raises FileNotFoundError or ValueError with file, row and column where a table of yours is at
+    fault.
+    """
     path = path or data_file('aus.csv')
     df = _table(path, ['au', 'name', 'description'], key='au')
     if (bad := ~df['au'].str.fullmatch(r'\d+').to_numpy()).any():
-        raise ValueError(f"{path}, row {bad.argmax() + 2}: au is {df['au'].iloc[bad.argmax()]!r}; write the FACS number alone, for example 12")
+        raise ValueError(
+            f'{path}, row {bad.argmax() + 2}: au is {df["au"].iloc[bad.argmax()]!r}; write the FACS'
+            ' number alone, for example 12'
+        )
     return df.astype({'au': int}).set_index('au')
 
 # %% ../nbs/00_facs.ipynb #expressions
 def expressions(
-    path:str|Path|None=None, # a CSV of yours with the columns expression, name, description; None for ours
-) -> pd.DataFrame:           # index expression; columns name, description
+    # a CSV of yours with the columns expression, name, description; None for ours
+    path: str | Path | None = None,
+) -> pd.DataFrame:  # index expression; columns name, description
     "Names and descriptions of the seven or eight usual expressions. Raises as `aus` does."
-    return _table(path or data_file('expressions.csv'), ['expression', 'name', 'description'], key='expression').set_index('expression')
+    return _table(
+        path or data_file('expressions.csv'),
+        ['expression', 'name', 'description'],
+        key='expression',
+    ).set_index('expression')
 
 # %% ../nbs/00_facs.ipynb #activities
 def activities(
-    dataset:str='bp4d',      # data set that has a table data/activities_{dataset}.csv
-    path:str|Path|None=None, # a CSV of yours with the columns activity, task, emotion, instead of `dataset`
-) -> pd.DataFrame:           # index activity; columns task, emotion, text
-    "Activities of a data set; `text` is the task and then the target emotion, in the form of the paper's stage 1. Raises ValueError for an unknown data set."
+    dataset: str = 'bp4d',  # data set that has a table data/activities_{dataset}.csv
+    # a CSV of yours with the columns activity, task, emotion, instead of `dataset`
+    path: str | Path | None = None,
+) -> pd.DataFrame:  # index activity; columns task, emotion, text
+    """Activities of a data set; `text` is the task and then the target emotion, in the form of the
+    paper's stage 1.
+
+    Raises ValueError for an unknown data set.
+    """
     if path is None:
-        known = sorted(p.stem.removeprefix('activities_') for p in data_file('aus.csv').parent.glob('activities_*.csv'))
-        if dataset not in known: raise ValueError(f'no activities are known for {dataset!r}, only for {", ".join(known)}; give path= a CSV with the columns activity, task, emotion')
+        known = sorted(
+            p.stem.removeprefix('activities_')
+            for p in data_file('aus.csv').parent.glob('activities_*.csv')
+        )
+        if dataset not in known:
+            raise ValueError(
+                f'no activities are known for {dataset!r}, only for {", ".join(known)}; give path='
+                ' a CSV with the columns activity, task, emotion'
+            )
         path = data_file(f'activities_{dataset}.csv')
     df = _table(path, ['activity', 'task', 'emotion'], key='activity').set_index('activity')
-    df['text'] = df['task'].str.rstrip('.') + '. The target emotion is ' + df['emotion'].str.rstrip('.') + '.'
+    df['text'] = (
+        df['task'].str.rstrip('.')
+        + '. The target emotion is '
+        + df['emotion'].str.rstrip('.')
+        + '.'
+    )
     return df
 
+
 def activity_texts(
-    dataset:str='bp4d',      # as in `activities`
-    path:str|Path|None=None, # as in `activities`
-) -> dict[str, str]:         # activity -> sentence
+    dataset: str = 'bp4d',  # as in `activities`
+    path: str | Path | None = None,  # as in `activities`
+) -> dict[str, str]:  # activity -> sentence
     "The sentence of each activity, ready for a `FrameTable`."
     return activities(dataset, path)['text'].to_dict()
 
 # %% ../nbs/00_facs.ipynb #prompts
 def prompts(
-    path:str|Path|None=None, # a CSV of yours with the columns kind, template; None for ours
-) -> pd.DataFrame:           # columns kind ('name', 'absent' or 'description') and template (has one {})
-    "Prompt templates for label names and for descriptions. Raises ValueError naming the row of a template without exactly one {} or of an unknown kind."
+    # a CSV of yours with the columns kind, template; None for ours
+    path: str | Path | None = None,
+    # columns kind ('name', 'absent' or 'description') and template (has one {})
+) -> pd.DataFrame:
+    """Prompt templates for label names and for descriptions.
+
+    Raises ValueError naming the row of a template without exactly one {} or of an unknown kind.
+    """
     path = path or data_file('prompts.csv')
     df = _table(path, ['kind', 'template'])
     for i, (kind, template) in enumerate(zip(df['kind'], df['template'])):
-        if kind not in ('name', 'absent', 'description'): raise ValueError(f"{path}, row {i + 2}: kind is {kind!r}; write 'name', 'absent' or 'description'")
-        if template.count('{}') != 1 or template.replace('{}', '').count('{') + template.replace('{}', '').count('}'):
-            raise ValueError(f'{path}, row {i + 2}: the template {template!r} needs {{}} once, in the place of the label text, and no other braces')
+        if kind not in ('name', 'absent', 'description'):
+            raise ValueError(
+                f"{path}, row {i + 2}: kind is {kind!r}; write 'name', 'absent' or 'description'"
+            )
+        if template.count('{}') != 1 or template.replace('{}', '').count('{') + template.replace(
+            '{}', ''
+        ).count('}'):
+            raise ValueError(
+                f'{path}, row {i + 2}: the template {template!r} needs {{}} once, in the place of'
+                ' the label text, and no other braces'
+            )
     for kind in ('name', 'description'):
-        if kind not in set(df['kind']): raise ValueError(f'{path} has no row of kind {kind!r}: add at least one template')
+        if kind not in set(df['kind']):
+            raise ValueError(f'{path} has no row of kind {kind!r}: add at least one template')
     return df
+
 
 def _templates(kind, path):
     found = prompts(path).query('kind == @kind')['template'].tolist()
-    if not found: raise ValueError(f'{path or data_file("prompts.csv")} has no row of kind {kind!r}: add at least one template')
+    if not found:
+        raise ValueError(
+            f'{path or data_file("prompts.csv")} has no row of kind {kind!r}: add at least one'
+            ' template'
+        )
     return found
 
+
 def _label_rows(labels, path):
-    "Rows (name, description) of `labels`, in their order, from our tables or from one of the user's, a CSV or rows that were read before"
-    if isinstance(labels, str): raise TypeError(f'labels must be a list of labels, not the text {labels!r}: write [{labels!r}]')
+    """Rows (name, description) of `labels`, in their order, from our tables or from one of the
+    user's, a CSV or rows that were read before
+    """
+    if isinstance(labels, str):
+        raise TypeError(
+            f'labels must be a list of labels, not the text {labels!r}: write [{labels!r}]'
+        )
     if path is None:
         a, e = aus(), expressions()
         rows = pd.concat([a.set_axis([f'AU{n}' for n in a.index]), e])
-    else: rows = path if isinstance(path, pd.DataFrame) else _table(path, ['label', 'name', 'description'], key='label').set_index('label')
+    else:
+        rows = (
+            path
+            if isinstance(path, pd.DataFrame)
+            else _table(path, ['label', 'name', 'description'], key='label').set_index('label')
+        )
     for label in labels:
-        if label not in rows.index: raise ValueError(f'no text for the label {label!r}; {"the tables of this package" if path is None else "the table that was given" if isinstance(path, pd.DataFrame) else path} knows {", ".join(rows.index)}')
+        if label not in rows.index:
+            raise ValueError(
+                f'no text for the label {label!r};'
+                f' {"the tables of this package" if path is None else "the table that was given" if isinstance(path, pd.DataFrame) else path}'
+                f' knows {", ".join(rows.index)}'
+            )
     return rows.loc[list(labels)]
 
 # %% ../nbs/00_facs.ipynb #name-texts
 def name_texts(
-    labels:list[str],           # labels such as 'AU12' or 'happiness'
-    path:str|Path|None=None,    # a CSV of yours with the columns label, name, description; None for ours
-    templates:str|Path|None=None, # a CSV of yours for `prompts`; None for ours
-    absent:bool=False,          # the prompt of a face that does not show it
-) -> list[str]:                 # one prompt a label, in the order of `labels`
-    "The name prompt of each label (N of the paper's stage 2): what an image is compared with in training and in prediction. Raises ValueError for a label without a text, or a table without the template."
+    labels: list[str],  # labels such as 'AU12' or 'happiness'
+    # a CSV of yours with the columns label, name, description; None for ours
+    path: str | Path | None = None,
+    templates: str | Path | None = None,  # a CSV of yours for `prompts`; None for ours
+    absent: bool = False,  # the prompt of a face that does not show it
+) -> list[str]:  # one prompt a label, in the order of `labels`
+    """The name prompt of each label (N of the paper's stage 2): what an image is compared with in
+    training and in prediction.
+
+    Raises ValueError for a label without a text, or a table without the template.
+    """
     template = _templates('absent' if absent else 'name', templates)[0]
     return [template.replace('{}', name) for name in _label_rows(labels, path)['name']]
 
+
 def description_texts(
-    labels:list[str],                      # labels such as 'AU12' or 'happiness'
-    generator:torch.Generator|None=None,   # draws one template for each label; None takes the first template for all
-    path:str|Path|None=None,               # a CSV of yours with the columns label, name, description; None for ours
-    templates:str|Path|None=None,          # a CSV of yours for `prompts`; None for ours
-) -> list[str]:                            # one text a label, in the order of `labels`
-    "A description of each label in a template (D of the paper's stage 2). The same generator state gives the same texts. Raises ValueError for a label without a text."
+    labels: list[str],  # labels such as 'AU12' or 'happiness'
+    # draws one template for each label; None takes the first template for all
+    generator: torch.Generator | None = None,
+    # a CSV of yours with the columns label, name, description; None for ours
+    path: str | Path | None = None,
+    templates: str | Path | None = None,  # a CSV of yours for `prompts`; None for ours
+) -> list[str]:  # one text a label, in the order of `labels`
+    """A description of each label in a template (D of the paper's stage 2).
+
+    The same generator state gives the same texts. Raises ValueError for a label without a text.
+    """
     rows, forms = _label_rows(labels, path), _templates('description', templates)
-    pick = [0]*len(rows) if generator is None else torch.randint(len(forms), (len(rows),), generator=generator, device=generator.device).tolist()
+    pick = (
+        [0] * len(rows)
+        if generator is None
+        else torch.randint(
+            len(forms), (len(rows),), generator=generator, device=generator.device
+        ).tolist()
+    )
     return [forms[i].replace('{}', text) for i, text in zip(pick, rows['description'])]
 
 # %% ../nbs/00_facs.ipynb #protocol
-BP4D_PARTS = [s.split() for s in (
-    'F001 M007 F018 F008 F002 M004 F010 F009 M012 M001 F016 M014 F023 M008',
-    'M011 F003 M010 M002 F005 F022 M018 M017 F013 M016 F020 F011 M013 M005',
-    'F007 F015 F006 F019 M006 M009 F012 M003 F004 F021 F017 M015 F014')]
+BP4D_PARTS = [
+    s.split()
+    for s in (
+        'F001 M007 F018 F008 F002 M004 F010 F009 M012 M001 F016 M014 F023 M008',
+        'M011 F003 M010 M002 F005 F022 M018 M017 F013 M016 F020 F011 M013 M005',
+        'F007 F015 F006 F019 M006 M009 F012 M003 F004 F021 F017 M015 F014',
+    )
+]
 BP4D_AUS = [1, 2, 4, 6, 7, 10, 12, 14, 15, 17, 23, 24]
 BP4D_PLUS_SUBJECTS = [f'F{i:03}' for i in range(1, 83)] + [f'M{i:03}' for i in range(1, 59)]
-BP4D_PLUS_CODED = ('T1', 'T6', 'T7', 'T8')         # the other six tasks have images and no labels
-DISFA_PARTS = [s.split() for s in (
-    'SN002 SN010 SN001 SN026 SN027 SN032 SN030 SN009 SN016',
-    'SN013 SN018 SN011 SN028 SN012 SN006 SN031 SN021 SN024',
-    'SN003 SN029 SN023 SN025 SN008 SN005 SN007 SN017 SN004')]
+# the other six tasks have images and no labels
+BP4D_PLUS_CODED = ('T1', 'T6', 'T7', 'T8')
+DISFA_PARTS = [
+    s.split()
+    for s in (
+        'SN002 SN010 SN001 SN026 SN027 SN032 SN030 SN009 SN016',
+        'SN013 SN018 SN011 SN028 SN012 SN006 SN031 SN021 SN024',
+        'SN003 SN029 SN023 SN025 SN008 SN005 SN007 SN017 SN004',
+    )
+]
 DISFA_CODED = [1, 2, 4, 5, 6, 9, 12, 15, 17, 20, 25, 26]
-DISFA_AUS = [1, 2, 4, 6, 9, 12, 25, 26]            # the eight that papers score
-RAFDB_EXPRESSIONS = ('surprise', 'fear', 'disgust', 'happiness', 'sadness', 'anger', 'neutral')                          # codes 1 to 7
-AFFECTNET_EXPRESSIONS = ('neutral', 'happiness', 'sadness', 'surprise', 'fear', 'disgust', 'anger', 'contempt')          # codes 0 to 7
-FERPLUS_EXPRESSIONS = ('neutral', 'happiness', 'surprise', 'sadness', 'anger', 'disgust', 'fear', 'contempt')            # the order of the vote columns
+DISFA_AUS = [1, 2, 4, 6, 9, 12, 25, 26]  # the eight that papers score
+# codes 1 to 7
+RAFDB_EXPRESSIONS = ('surprise', 'fear', 'disgust', 'happiness', 'sadness', 'anger', 'neutral')
+# codes 0 to 7
+AFFECTNET_EXPRESSIONS = (
+    'neutral',
+    'happiness',
+    'sadness',
+    'surprise',
+    'fear',
+    'disgust',
+    'anger',
+    'contempt',
+)
+# the order of the vote columns
+FERPLUS_EXPRESSIONS = (
+    'neutral',
+    'happiness',
+    'surprise',
+    'sadness',
+    'anger',
+    'disgust',
+    'fear',
+    'contempt',
+)
 
 # %% ../nbs/00_facs.ipynb #datasets
 def datasets(
-) -> pd.DataFrame: # index name; columns title, subjects, frames, labels, folds, licence, ask, layout, variable, source
-    "The data sets that the kit can read: what they hold, under which licence, where one asks for them, the layout on disk and the environment variable that says where yours is."
+    # index name; columns title, subjects, frames, labels, folds, licence, ask, layout, variable,
+    # source
+) -> pd.DataFrame:
+    """The data sets that the kit can read: what they hold, under which licence, where one asks for
+    them, the layout on disk and the environment variable that says where yours is.
+    """
     return pd.read_csv(data_file('datasets.csv'), dtype=str).set_index('name')
 
+
 def protocol(
-    name:str, # data set, a name in the index of `datasets`
-) -> pd.DataFrame: # columns part ('' for the whole set), what ('subjects', 'sequences', 'frames' or an expression), expected, approximate, source
-    "What a complete copy of a data set holds, as published. The part is a split, or a fold's test frames. Raises ValueError for an unknown name."
+    name: str,  # data set, a name in the index of `datasets`
+    # columns part ('' for the whole set), what ('subjects', 'sequences', 'frames' or an
+    # expression), expected, approximate, source
+) -> pd.DataFrame:
+    """What a complete copy of a data set holds, as published.
+
+    The part is a split, or a fold's test frames. Raises ValueError for an unknown name.
+    """
     df = pd.read_csv(data_file('protocols.csv'), keep_default_na=False)
-    if name not in set(df['dataset']): raise ValueError(f'there is no protocol for {name!r}; choose one of {", ".join(df["dataset"].unique())}')
-    return df[df['dataset'] == name].drop(columns='dataset').astype({'approximate': bool}).reset_index(drop=True)
+    if name not in set(df['dataset']):
+        raise ValueError(
+            f'there is no protocol for {name!r}; choose one of {", ".join(df["dataset"].unique())}'
+        )
+    return (
+        df[df['dataset'] == name]
+        .drop(columns='dataset')
+        .astype({'approximate': bool})
+        .reset_index(drop=True)
+    )
 
 # %% ../nbs/00_facs.ipynb #published
 def published(
-    table:str, # 'ablation', 'zeroshot', 'bp4d', 'disfa', 'bp4d_plus' or 'headline'
-) -> pd.DataFrame: # the table as printed, in percent, with a column `source`
+    table: str,  # 'ablation', 'zeroshot', 'bp4d', 'disfa', 'bp4d_plus' or 'headline'
+) -> pd.DataFrame:  # the table as printed, in percent, with a column `source`
     "Published results of CLEF and of others, in percent. Raises ValueError for an unknown table."
-    known = sorted(p.stem.removeprefix('published_') for p in data_file('aus.csv').parent.glob('published_*.csv'))
-    if table not in known: raise ValueError(f'there is no published table {table!r}; choose one of {", ".join(known)}')
+    known = sorted(
+        p.stem.removeprefix('published_')
+        for p in data_file('aus.csv').parent.glob('published_*.csv')
+    )
+    if table not in known:
+        raise ValueError(f'there is no published table {table!r}; choose one of {", ".join(known)}')
     return pd.read_csv(data_file(f'published_{table}.csv'))

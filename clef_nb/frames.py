@@ -18,95 +18,201 @@ from fastcore.basics import patch
 _AU, _INTENSITY = re.compile(r'AU\d+'), re.compile(r'AU\d+_intensity')
 _TEXT = ['path', 'subject', 'activity', 'sequence']
 
+
 def _au_order(columns, pattern):
-    return sorted((c for c in columns if pattern.fullmatch(c)), key=lambda c: int(re.search(r'\d+', c)[0]))
+    return sorted(
+        (c for c in columns if pattern.fullmatch(c)), key=lambda c: int(re.search(r'\d+', c)[0])
+    )
+
 
 def _refuse(df, bad, message):
     "Raise for the first row where `bad`; `message` takes that row's position"
     bad = np.asarray(bad, dtype=bool)
     if bad.any():
-        i = int(bad.argmax()); more = int(bad.sum()) - 1
-        raise ValueError(f"row {i} ({df['path'].iloc[i]}): {message(i)}" + (f' ({more:,} more rows like it)' if more else ''))
+        i = int(bad.argmax())
+        more = int(bad.sum()) - 1
+        raise ValueError(
+            f'row {i} ({df["path"].iloc[i]}): {message(i)}'
+            + (f' ({more:,} more rows like it)' if more else '')
+        )
+
 
 def _numbers(df, c):
     "Column `c` as float64 with nan for missing"
     if (x := pd.to_numeric(df[c], errors='coerce')).isna().sum() > df[c].isna().sum():
-        _refuse(df, x.isna() & df[c].notna(), lambda i: f'{c} is {df[c].iloc[i]!r}, which is no number; leave unknown cells missing')
+        _refuse(
+            df,
+            x.isna() & df[c].notna(),
+            lambda i: f'{c} is {df[c].iloc[i]!r}, which is no number; leave unknown cells missing',
+        )
     return x.to_numpy(dtype='float64', na_value=np.nan)
+
 
 def _checked(df):
     "A copy of `df` in the schema of `FrameTable`, or a ValueError that names the row"
-    if not isinstance(df, pd.DataFrame): raise TypeError(f'df is a {type(df).__name__}; give a pandas DataFrame with one row a frame')
-    if 'path' not in df: raise ValueError(f'the column path is missing; there are {", ".join(map(str, df.columns)) or "none"}')
-    if df.columns.duplicated().any(): raise ValueError(f'the column {df.columns[df.columns.duplicated()][0]} occurs twice; drop one of the two')
+    if not isinstance(df, pd.DataFrame):
+        raise TypeError(
+            f'df is a {type(df).__name__}; give a pandas DataFrame with one row a frame'
+        )
+    if 'path' not in df:
+        raise ValueError(
+            f'the column path is missing; there are {", ".join(map(str, df.columns)) or "none"}'
+        )
+    if df.columns.duplicated().any():
+        raise ValueError(
+            f'the column {df.columns[df.columns.duplicated()][0]} occurs twice; drop one of the two'
+        )
     for c in map(str, df.columns):
-        if (m := re.fullmatch(r'au[ _-]?0*(\d+)([ _-]?int\w*)?', c, re.I)) and (right := f'AU{m[1]}' + ('_intensity' if m[2] else '')) != c:
+        if (m := re.fullmatch(r'au[ _-]?0*(\d+)([ _-]?int\w*)?', c, re.I)) and (
+            right := f'AU{m[1]}' + ('_intensity' if m[2] else '')
+        ) != c:
             raise ValueError(f'the column {c!r} looks like a label; rename it to {right!r}')
     df = df.reset_index(drop=True).copy()
     for c in ['subject', 'activity', 'sequence', 'frame']:
-        if c not in df: df[c] = pd.NA
-    for c in _TEXT + [c for c in ('split', 'expression') if c in df]: df[c] = df[c].astype('string')
+        if c not in df:
+            df[c] = pd.NA
+    for c in _TEXT + [c for c in ('split', 'expression') if c in df]:
+        df[c] = df[c].astype('string')
     path = df['path']
     _refuse(df, path.isna() | (path == ''), lambda i: 'the path is empty; every row needs an image')
-    _refuse(df, path.str.startswith('/') | path.str.contains(r'^[A-Za-z]:|\\'), lambda i: 'the path must be relative to root and use forward slashes')
-    _refuse(df, path.str.contains(r'(?:^|/)\.\.(?:/|$)'), lambda i: 'the path leaves root by way of ".."; move the image below root, or give a root that holds it')
-    _refuse(df, path.duplicated(), lambda i: f'the same path stands in row {int((path == path[i]).to_numpy().argmax())} too; keep one row a frame')
-    for c in ('subject', 'activity', 'sequence'): _refuse(df, (df[c] == '').fillna(False), lambda i: f'{c} is an empty text; leave it missing (pd.NA) where it is unknown')
+    _refuse(
+        df,
+        path.str.startswith('/') | path.str.contains(r'^[A-Za-z]:|\\'),
+        lambda i: 'the path must be relative to root and use forward slashes',
+    )
+    _refuse(
+        df,
+        path.str.contains(r'(?:^|/)\.\.(?:/|$)'),
+        lambda i: (
+            'the path leaves root by way of ".."; move the image below root, or give a root that'
+            ' holds it'
+        ),
+    )
+    _refuse(
+        df,
+        path.duplicated(),
+        lambda i: (
+            f'the same path stands in row {int((path == path[i]).to_numpy().argmax())} too; keep'
+            ' one row a frame'
+        ),
+    )
+    for c in ('subject', 'activity', 'sequence'):
+        _refuse(
+            df,
+            (df[c] == '').fillna(False),
+            lambda i: f'{c} is an empty text; leave it missing (pd.NA) where it is unknown',
+        )
     x = _numbers(df, 'frame')
-    _refuse(df, (x < 0) | (x % 1 > 0), lambda i: f"frame is {df['frame'].iloc[i]}; it must be a whole number, 0 or more")
+    _refuse(
+        df,
+        (x < 0) | (x % 1 > 0),
+        lambda i: f'frame is {df["frame"].iloc[i]}; it must be a whole number, 0 or more',
+    )
     df['frame'] = pd.array(x, dtype='Int64')
     for c in _au_order(df.columns, _AU):
         x = _numbers(df, c)
-        _refuse(df, ~np.isin(x, (0, 1)) & ~np.isnan(x), lambda i: f'{c} is {x[i]:g}; an occurrence is 0, 1 or missing (where a data set writes 9 for "not coded", put pd.NA)')
+        _refuse(
+            df,
+            ~np.isin(x, (0, 1)) & ~np.isnan(x),
+            lambda i: (
+                f'{c} is {x[i]:g}; an occurrence is 0, 1 or missing (where a data set writes 9 for'
+                ' "not coded", put pd.NA)'
+            ),
+        )
         df[c] = pd.array(x, dtype='Int8')
     for c in _au_order(df.columns, _INTENSITY):
         x = _numbers(df, c)
-        _refuse(df, ~((x >= 0) & (x <= 5)) & ~np.isnan(x), lambda i: f'{c} is {x[i]:g}; an intensity lies between 0 and 5 or is missing')
+        _refuse(
+            df,
+            ~((x >= 0) & (x <= 5)) & ~np.isnan(x),
+            lambda i: f'{c} is {x[i]:g}; an intensity lies between 0 and 5 or is missing',
+        )
         df[c] = x.astype('float32')
     known = df['sequence'].notna()
-    _refuse(df, df.duplicated(['sequence', 'frame']) & known & df['frame'].notna(), lambda i: f"sequence {df['sequence'].iloc[i]} has frame {df['frame'].iloc[i]} twice; keep one row a frame")
+    _refuse(
+        df,
+        df.duplicated(['sequence', 'frame']) & known & df['frame'].notna(),
+        lambda i: (
+            f'sequence {df["sequence"].iloc[i]} has frame {df["frame"].iloc[i]} twice; keep one row'
+            ' a frame'
+        ),
+    )
     pairs = df.loc[known & df['subject'].notna(), ['sequence', 'subject']].drop_duplicates()
     two = pairs['sequence'].duplicated()
-    if two.any(): _refuse(df, df.index == two[two].index[0], lambda i: f"sequence {df['sequence'].iloc[i]} belongs to a second subject, {df['subject'].iloc[i]}; give each recording a name of its own")
+    if two.any():
+        _refuse(
+            df,
+            df.index == two[two].index[0],
+            lambda i: (
+                f'sequence {df["sequence"].iloc[i]} belongs to a second subject,'
+                f' {df["subject"].iloc[i]}; give each recording a name of its own'
+            ),
+        )
     return df
 
 # %% ../nbs/01_frames.ipynb #folds-check
 def _names(x, n=6):
     x = [str(v) for v in x]
-    return ', '.join(x) if len(x) <= n else ', '.join(x[:n - 1]) + f', … ({len(x)} in all)'
+    return ', '.join(x) if len(x) <= n else ', '.join(x[: n - 1]) + f', … ({len(x)} in all)'
+
 
 def _checked_folds(folds, subjects):
     folds = [[f] if isinstance(f, str) else list(map(str, f)) for f in folds]
     seen = {}
     for k, fold in enumerate(folds, 1):
         for s in fold:
-            if s in seen: raise ValueError(f'subject {s} is in fold {seen[s]} and ' + (f'again in fold {k}' if seen[s] != k else 'a second time in it') + '; a subject is tested in one fold, once: take it out of one of the two')
+            if s in seen:
+                raise ValueError(
+                    f'subject {s} is in fold {seen[s]} and '
+                    + (f'again in fold {k}' if seen[s] != k else 'a second time in it')
+                    + '; a subject is tested in one fold, once: take it out of one of the two'
+                )
             seen[s] = k
     if strange := sorted(set(seen) - set(subjects)):
-        raise ValueError(f'the folds name {_names(strange)}, which the table does not hold; remove them, or mend their spelling')
+        raise ValueError(
+            f'the folds name {_names(strange)}, which the table does not hold; remove them, or mend'
+            ' their spelling'
+        )
     return folds
 
+
 def _checked_activities(activities, used):
-    if not activities: return {}
+    if not activities:
+        return {}
     activities = {str(k): v for k, v in dict(activities).items()}
     for k, v in activities.items():
-        if not isinstance(v, str) or not v.strip(): raise ValueError(f'the text of activity {k} is {v!r}; write a sentence')
+        if not isinstance(v, str) or not v.strip():
+            raise ValueError(f'the text of activity {k} is {v!r}; write a sentence')
     if missing := sorted(set(used) - set(activities)):
-        raise ValueError(f'no text for {_names(missing)}; add it to activities, which knows {_names(activities)}')
+        raise ValueError(
+            f'no text for {_names(missing)}; add it to activities, which knows {_names(activities)}'
+        )
     return activities
 
 # %% ../nbs/01_frames.ipynb #frame-table
 class FrameTable:
-    "One row a frame, checked: images below `root`, subjects, activities, labels and subject-exclusive folds."
-    def __init__(self,
-        df:pd.DataFrame,                     # one row a frame; column path and any of subject, activity, sequence, frame, split, AU<n>, AU<n>_intensity, expression
-        root:str|Path,                       # folder that the paths are relative to; images are not opened here
-        name:str='',                         # name of the data set
-        activities:dict[str,str]|None=None,  # activity -> sentence; must cover every activity in df
-        folds:list[list[str]]|None=None,     # the subjects tested by fold 1, 2, ...; all others train
-        notes:dict[str,int]|None=None,       # what the loader met and left out, such as {'images missing': 3}
+    """One row a frame, checked: images below `root`, subjects, activities, labels and
+    subject-exclusive folds.
+    """
+
+    def __init__(
+        self,
+        # one row a frame; column path and any of subject, activity, sequence, frame, split, AU<n>,
+        # AU<n>_intensity, expression
+        df: pd.DataFrame,
+        # folder that the paths are relative to; images are not opened here
+        root: str | Path,
+        name: str = '',  # name of the data set
+        # activity -> sentence; must cover every activity in df
+        activities: dict[str, str] | None = None,
+        # the subjects tested by fold 1, 2, ...; all others train
+        folds: list[list[str]] | None = None,
+        # what the loader met and left out, such as {'images missing': 3}
+        notes: dict[str, int] | None = None,
     ):
-        "Raises ValueError for the first impossible row (its position, its image, the mend), for a fold that shares a subject and for an activity without a text."
+        """Raises ValueError for the first impossible row (its position, its image, the mend), for a
+        fold that shares a subject and for an activity without a text.
+        """
         self.df, self.root, self.name = _checked(df), Path(root), str(name)
         self.activities = _checked_activities(activities, self.df['activity'].dropna().unique())
         self.folds = None if folds is None else _checked_folds(folds, self.subjects)
@@ -135,234 +241,510 @@ class FrameTable:
     @property
     def expressions(self) -> list[str]:
         "Expressions in the table, sorted"
-        return sorted(self.df['expression'].dropna().unique().tolist()) if 'expression' in self.df else []
+        return (
+            sorted(self.df['expression'].dropna().unique().tolist())
+            if 'expression' in self.df
+            else []
+        )
 
-    def __len__(self): return len(self.df)
+    def __len__(self):
+        return len(self.df)
 
     def __repr__(self):
         def said(what, many, column):
             x = sorted(self.df[column].dropna().unique().tolist())
-            if not x: return f'no {many}'
+            if not x:
+                return f'no {many}'
             return f'1 {what} ({x[0]})' if len(x) == 1 else f'{len(x):,} {many} ({x[0]} … {x[-1]})'
-        lines = [f'FrameTable {self.name}: {len(self):,} frame{"s"*(len(self) != 1)} in {self.root}'.replace('FrameTable :', 'FrameTable:'),
-                 ', '.join([said('subject', 'subjects', 'subject'), said('activity', 'activities', 'activity') + (', each with a text' if self.activities else ''), said('sequence', 'sequences', 'sequence')]),
-                 f'{len(self.labels)} labels: {" ".join(self.labels)}' if self.labels else 'no AU labels']
-        if self.intensities: lines.append(f'intensities: {" ".join(c.removesuffix("_intensity") for c in self.intensities)}')
-        if self.expressions: lines.append(f'expressions: {" ".join(self.expressions)}')
-        if self.splits: lines.append('splits: ' + ', '.join(f'{s} {int((self.df["split"] == s).sum()):,}' for s in self.splits))
-        if self.folds or not self.splits: lines.append('no folds' if not self.folds else f'{len(self.folds)} folds, testing {", ".join(str(len(f)) for f in self.folds)} subjects')
-        if any(self.notes.values()): lines.append('notes: ' + ', '.join(f'{k} {n:,}' for k, n in self.notes.items() if n))
+
+        lines = [
+            f'FrameTable {self.name}: {len(self):,} frame{"s" * (len(self) != 1)} in {self.root}'.replace(
+                'FrameTable :', 'FrameTable:'
+            ),
+            ', '.join(
+                [
+                    said('subject', 'subjects', 'subject'),
+                    said('activity', 'activities', 'activity')
+                    + (', each with a text' if self.activities else ''),
+                    said('sequence', 'sequences', 'sequence'),
+                ]
+            ),
+            (
+                f'{len(self.labels)} labels: {" ".join(self.labels)}'
+                if self.labels
+                else 'no AU labels'
+            ),
+        ]
+        if self.intensities:
+            lines.append(
+                f'intensities: {" ".join(c.removesuffix("_intensity") for c in self.intensities)}'
+            )
+        if self.expressions:
+            lines.append(f'expressions: {" ".join(self.expressions)}')
+        if self.splits:
+            lines.append(
+                'splits: '
+                + ', '.join(f'{s} {int((self.df["split"] == s).sum()):,}' for s in self.splits)
+            )
+        if self.folds or not self.splits:
+            lines.append(
+                'no folds'
+                if not self.folds
+                else (
+                    f'{len(self.folds)} folds, testing {", ".join(str(len(f)) for f in self.folds)}'
+                    ' subjects'
+                )
+            )
+        if any(self.notes.values()):
+            lines.append('notes: ' + ', '.join(f'{k} {n:,}' for k, n in self.notes.items() if n))
         return '\n  '.join(lines)
 
 # %% ../nbs/01_frames.ipynb #choose
 def _new(self, df, folds):
     "A table of rows that were checked before"
     t = object.__new__(FrameTable)
-    t.df, t.root, t.name, t.activities, t.folds = df.reset_index(drop=True), self.root, self.name, dict(self.activities), None
+    t.df, t.root, t.name, t.activities, t.folds = (
+        df.reset_index(drop=True),
+        self.root,
+        self.name,
+        dict(self.activities),
+        None,
+    )
     t.notes = dict(self.notes)
     if folds is not None:
-        left = set(t.subjects); t.folds = [[s for s in f if s in left] for f in folds]
+        left = set(t.subjects)
+        t.folds = [[s for s in f if s in left] for f in folds]
     return t
 
+
 @patch
-def subset(self:FrameTable,
-    rows, # bool mask over all rows, or a sequence of row positions without repeats
+def subset(
+    self: FrameTable,
+    rows,  # bool mask over all rows, or a sequence of row positions without repeats
 ) -> 'FrameTable':
-    "The chosen rows in the order given; folds shrink to the subjects left. Raises ValueError for a mask of the wrong length and IndexError for a position outside the table."
-    if isinstance(rows, slice): rows = np.arange(len(self))[rows]
-    rows = rows.fillna(False).to_numpy(dtype=bool) if isinstance(rows, pd.Series) and str(rows.dtype) in ('boolean', 'bool') else np.asarray(rows)
+    """The chosen rows in the order given; folds shrink to the subjects left.
+
+    Raises ValueError for a mask of the wrong length and IndexError for a position outside the
+    table.
+    """
+    if isinstance(rows, slice):
+        rows = np.arange(len(self))[rows]
+    rows = (
+        rows.fillna(False).to_numpy(dtype=bool)
+        if isinstance(rows, pd.Series) and str(rows.dtype) in ('boolean', 'bool')
+        else np.asarray(rows)
+    )
     if rows.dtype == bool:
-        if rows.shape != (len(self),): raise ValueError(f'the mask has shape {rows.shape}, the table {len(self):,} rows; make the mask from this table')
+        if rows.shape != (len(self),):
+            raise ValueError(
+                f'the mask has shape {rows.shape}, the table {len(self):,} rows; make the mask from'
+                ' this table'
+            )
         rows = np.flatnonzero(rows)
-    elif rows.size == 0: rows = np.zeros(0, dtype=int)
-    if rows.ndim != 1 or rows.dtype.kind not in 'iu': raise ValueError(f'rows has type {rows.dtype} and {rows.ndim} dimensions; give a bool mask or a list of whole row positions')
-    if len(rows) and not (-len(self) <= rows.min() and rows.max() < len(self)): raise IndexError(f'position {rows.max() if rows.max() >= len(self) else rows.min()} is outside the {len(self):,} rows of the table')
+    elif rows.size == 0:
+        rows = np.zeros(0, dtype=int)
+    if rows.ndim != 1 or rows.dtype.kind not in 'iu':
+        raise ValueError(
+            f'rows has type {rows.dtype} and {rows.ndim} dimensions; give a bool mask or a list of'
+            ' whole row positions'
+        )
+    if len(rows) and not (-len(self) <= rows.min() and rows.max() < len(self)):
+        raise IndexError(
+            f'position {rows.max() if rows.max() >= len(self) else rows.min()} is outside the'
+            f' {len(self):,} rows of the table'
+        )
     rows = rows % max(len(self), 1)
-    if len(np.unique(rows)) < len(rows): raise ValueError('a row is chosen twice; a table holds each frame once, so repeat positions when you index features, not here')
+    if len(np.unique(rows)) < len(rows):
+        raise ValueError(
+            'a row is chosen twice; a table holds each frame once, so repeat positions when you'
+            ' index features, not here'
+        )
     return _new(self, self.df.iloc[rows], self.folds)
 
+
 @patch
-def split(self:FrameTable,
-    name:str, # such as 'train', 'validation' or 'test'
-) -> 'FrameTable': # its frames
-    "The frames of a split that the data set itself defines. Raises ValueError when the table has no such split."
-    if name not in self.splits: raise ValueError(f'the table has no split {name!r}; it has {", ".join(self.splits) or "none; use fold or subject_folds"}')
+def split(
+    self: FrameTable,
+    name: str,  # such as 'train', 'validation' or 'test'
+) -> 'FrameTable':  # its frames
+    """The frames of a split that the data set itself defines.
+
+    Raises ValueError when the table has no such split.
+    """
+    if name not in self.splits:
+        raise ValueError(
+            f'the table has no split {name!r}; it has'
+            f' {", ".join(self.splits) or "none; use fold or subject_folds"}'
+        )
     return self.subset((self.df['split'] == name).fillna(False).to_numpy(dtype=bool))
 
-@patch
-def describe(self:FrameTable) -> pd.DataFrame: # one row a label: coded, missing and positive frames, base rate, subjects who show it
-    "What was coded: for each AU the frames coded, missing and positive, the share of positives, and how many subjects show it at least once."
-    x, subject = self.label_matrix(), self.df['subject']
-    rows = [dict(coded=int((~np.isnan(c)).sum()), missing=int(np.isnan(c).sum()), positive=int((c == 1).sum()),
-                 base_rate=float(np.nanmean(c)) if (~np.isnan(c)).any() else np.nan, subjects=int(subject[c == 1].nunique())) for c in x.T]
-    return pd.DataFrame(rows, index=pd.Index(self.labels, name='label'), columns=['coded', 'missing', 'positive', 'base_rate', 'subjects'])
 
 @patch
-def label_matrix(self:FrameTable,
-    labels:list[str]|None=None, # AU columns, in this order; None for all
-) -> np.ndarray: # [N, K] float32: 0, 1, or nan where not coded
+# one row a label: coded, missing and positive frames, base rate, subjects who show it
+def describe(self: FrameTable) -> pd.DataFrame:
+    """What was coded: for each AU the frames coded, missing and positive, the share of positives,
+    and how many subjects show it at least once.
+    """
+    x, subject = self.label_matrix(), self.df['subject']
+    rows = [
+        dict(
+            coded=int((~np.isnan(c)).sum()),
+            missing=int(np.isnan(c).sum()),
+            positive=int((c == 1).sum()),
+            base_rate=float(np.nanmean(c)) if (~np.isnan(c)).any() else np.nan,
+            subjects=int(subject[c == 1].nunique()),
+        )
+        for c in x.T
+    ]
+    return pd.DataFrame(
+        rows,
+        index=pd.Index(self.labels, name='label'),
+        columns=['coded', 'missing', 'positive', 'base_rate', 'subjects'],
+    )
+
+
+@patch
+def label_matrix(
+    self: FrameTable,
+    labels: list[str] | None = None,  # AU columns, in this order; None for all
+) -> np.ndarray:  # [N, K] float32: 0, 1, or nan where not coded
     "Occurrence labels as one matrix. Raises ValueError naming a label the table lacks."
     labels = self.labels if labels is None else list(labels)
-    if absent := [c for c in labels if c not in self.labels]: raise ValueError(f'the table has no label {absent[0]!r}; it has {" ".join(self.labels) or "none"}')
+    if absent := [c for c in labels if c not in self.labels]:
+        raise ValueError(
+            f'the table has no label {absent[0]!r}; it has {" ".join(self.labels) or "none"}'
+        )
     out = np.empty((len(self), len(labels)), dtype='float32')
-    for k, c in enumerate(labels): out[:, k] = self.df[c].to_numpy(dtype='float32', na_value=np.nan)
+    for k, c in enumerate(labels):
+        out[:, k] = self.df[c].to_numpy(dtype='float32', na_value=np.nan)
     return out
 
+
 @patch
-def image_paths(self:FrameTable) -> list[Path]: # one path a row
+def image_paths(self: FrameTable) -> list[Path]:  # one path a row
     "Full path of each image, `root` and `path` joined; nothing is opened"
-    return [self.root/p for p in self.df['path']]
+    return [self.root / p for p in self.df['path']]
 
 # %% ../nbs/01_frames.ipynb #folds
 def subjects_disjoint(
-    a:'FrameTable|list[str]', # table, or subjects
-    b:'FrameTable|list[str]', # table, or subjects
+    a: 'FrameTable|list[str]',  # table, or subjects
+    b: 'FrameTable|list[str]',  # table, or subjects
 ) -> None:
-    "Guard: raises ValueError naming the subjects that `a` and `b` share, or when a frame has no subject and nobody can tell."
+    """Guard: raises ValueError naming the subjects that `a` and `b` share, or when a frame has no
+    subject and nobody can tell.
+    """
+
     def who(x):
         s = x.df['subject'] if isinstance(x, FrameTable) else pd.Series(list(x), dtype='object')
-        if s.isna().any(): raise ValueError(f'{int(s.isna().sum()):,} frames have no subject, so nobody can tell whether train and test are disjoint; fill in the column subject')
+        if s.isna().any():
+            raise ValueError(
+                f'{int(s.isna().sum()):,} frames have no subject, so nobody can tell whether train'
+                ' and test are disjoint; fill in the column subject'
+            )
         return set(s.astype(str).unique())
+
     if shared := sorted(who(a) & who(b)):
-        raise ValueError(f'both sides hold {_names(shared)}; split by subject, for example with table.fold(1)')
+        raise ValueError(
+            f'both sides hold {_names(shared)}; split by subject, for example with table.fold(1)'
+        )
+
 
 def _split(table, test):
     "Rows of the subjects in `test`, and the others"
-    if table.df['subject'].isna().any(): raise ValueError(f"row {int(table.df['subject'].isna().to_numpy().argmax())} has no subject; folds need one for every frame")
+    if table.df['subject'].isna().any():
+        raise ValueError(
+            f'row {int(table.df["subject"].isna().to_numpy().argmax())} has no subject; folds need'
+            ' one for every frame'
+        )
     inside = table.df['subject'].isin(test).to_numpy()
-    train, test = _new(table, table.df[~inside], table.folds), _new(table, table.df[inside], table.folds)
+    train, test = (
+        _new(table, table.df[~inside], table.folds),
+        _new(table, table.df[inside], table.folds),
+    )
     subjects_disjoint(train, test)
     return train, test
 
-@patch
-def fold(self:FrameTable,
-    k:int, # number of the fold, from 1
-) -> 'tuple[FrameTable, FrameTable]': # train, test
-    "Train and test frames of fold `k`. Raises ValueError when the table has no such fold or when one side would be empty."
-    if not self.folds: raise ValueError('the table has no folds; give folds= to FrameTable, or use subject_folds')
-    if not 1 <= k <= len(self.folds): raise ValueError(f'there is no fold {k}; folds are counted from 1 to {len(self.folds)}')
-    train, test = _split(self, self.folds[k - 1])
-    if not len(test): raise ValueError(f'none of the subjects that fold {k} tests is in the table; choose another fold')
-    if not len(train): raise ValueError(f'fold {k} tests every subject of the table, so nothing is left to train on; use the whole table')
-    return train, test
 
 @patch
-def subject_folds(self:FrameTable,
-    k:int=3,    # number of folds, from 2 to the number of subjects
-    seed:int=0, # draws the order of the subjects
-) -> 'list[tuple[FrameTable, FrameTable]]': # (train, test) of each fold
-    "Subject-exclusive folds of your own: each subject tests once; the same seed gives the same folds. Raises ValueError when there are fewer subjects than folds."
+def fold(
+    self: FrameTable,
+    k: int,  # number of the fold, from 1
+) -> 'tuple[FrameTable, FrameTable]':  # train, test
+    """Train and test frames of fold `k`.
+
+    Raises ValueError when the table has no such fold or when one side would be empty.
+    """
+    if not self.folds:
+        raise ValueError('the table has no folds; give folds= to FrameTable, or use subject_folds')
+    if not 1 <= k <= len(self.folds):
+        raise ValueError(f'there is no fold {k}; folds are counted from 1 to {len(self.folds)}')
+    train, test = _split(self, self.folds[k - 1])
+    if not len(test):
+        raise ValueError(
+            f'none of the subjects that fold {k} tests is in the table; choose another fold'
+        )
+    if not len(train):
+        raise ValueError(
+            f'fold {k} tests every subject of the table, so nothing is left to train on; use the'
+            ' whole table'
+        )
+    return train, test
+
+
+@patch
+def subject_folds(
+    self: FrameTable,
+    k: int = 3,  # number of folds, from 2 to the number of subjects
+    seed: int = 0,  # draws the order of the subjects
+) -> 'list[tuple[FrameTable, FrameTable]]':  # (train, test) of each fold
+    """Subject-exclusive folds of your own: each subject tests once; the same seed gives the same
+    folds.
+
+    Raises ValueError when there are fewer subjects than folds.
+    """
     subjects = self.subjects
-    if not 2 <= k <= len(subjects): raise ValueError(f'k is {k}; it must lie between 2 and the number of subjects, {len(subjects)}')
+    if not 2 <= k <= len(subjects):
+        raise ValueError(
+            f'k is {k}; it must lie between 2 and the number of subjects, {len(subjects)}'
+        )
     order = np.random.default_rng(seed).permutation(subjects)
     return [_split(self, part.tolist()) for part in np.array_split(order, k)]
 
 # %% ../nbs/01_frames.ipynb #join
 @patch
-def join(self:FrameTable,
-    other:FrameTable,   # the rows to put below
-    prefix:bool=False,  # put 'name:' of its table before each subject, activity and sequence
-    name:str='',        # name of the joint table; '' joins the two names
+def join(
+    self: FrameTable,
+    other: FrameTable,  # the rows to put below
+    # put 'name:' of its table before each subject, activity and sequence
+    prefix: bool = False,
+    name: str = '',  # name of the joint table; '' joins the two names
 ) -> FrameTable:
-    "Rows of both tables; a column that one side lacks is missing there. Paths become relative to the folder the two roots share. Folds are joined one by one when both sides have equally many, else dropped with a warning. Raises ValueError when tables of different names share a subject, an activity's text differs, or `prefix` has no names to use."
+    """Rows of both tables; a column that one side lacks is missing there.
+
+    Paths become relative to the folder the two roots share. Folds are joined one by one when both
+    sides have equally many, else dropped with a warning. Raises ValueError when tables of different
+    names share a subject, an activity's text differs, or `prefix` has no names to use.
+    """
     a, b = self, other
-    if not isinstance(b, FrameTable): raise TypeError(f'other is a {type(b).__name__}; join takes a FrameTable')
+    if not isinstance(b, FrameTable):
+        raise TypeError(f'other is a {type(b).__name__}; join takes a FrameTable')
     if prefix:
-        if not a.name or not b.name or a.name == b.name: raise ValueError(f'prefix needs two different names, and the tables are called {a.name!r} and {b.name!r}; set table.name first')
+        if not a.name or not b.name or a.name == b.name:
+            raise ValueError(
+                f'prefix needs two different names, and the tables are called {a.name!r} and'
+                f' {b.name!r}; set table.name first'
+            )
         a, b = _prefixed(a), _prefixed(b)
     elif a.name != b.name and (shared := sorted(set(a.subjects) & set(b.subjects))):
-        raise ValueError(f'{a.name!r} and {b.name!r} both hold {_names(shared)}; if these are different people say prefix=True, if they are the same give both tables one name')
+        raise ValueError(
+            f'{a.name!r} and {b.name!r} both hold {_names(shared)}; if these are different people'
+            ' say prefix=True, if they are the same give both tables one name'
+        )
     for k in a.activities.keys() & b.activities.keys():
-        if a.activities[k] != b.activities[k]: raise ValueError(f'activity {k} has two texts, {a.activities[k]!r} and {b.activities[k]!r}; say prefix=True, or give both tables the same text')
+        if a.activities[k] != b.activities[k]:
+            raise ValueError(
+                f'activity {k} has two texts, {a.activities[k]!r} and {b.activities[k]!r}; say'
+                ' prefix=True, or give both tables the same text'
+            )
     ra, rb = Path(os.path.abspath(a.root)), Path(os.path.abspath(b.root))
     root = a.root if ra == rb else Path(os.path.commonpath([ra, rb]))
-    def moved(t, r): return t.df if ra == rb else t.df.assign(path=(('' if r == root else r.relative_to(root).as_posix() + '/') + t.df['path']))
-    if a.folds and b.folds and len(a.folds) == len(b.folds): folds = [list(dict.fromkeys(x + y)) for x, y in zip(a.folds, b.folds)]
+
+    def moved(t, r):
+        return (
+            t.df
+            if ra == rb
+            else t.df.assign(
+                path=(('' if r == root else r.relative_to(root).as_posix() + '/') + t.df['path'])
+            )
+        )
+
+    if a.folds and b.folds and len(a.folds) == len(b.folds):
+        folds = [list(dict.fromkeys(x + y)) for x, y in zip(a.folds, b.folds)]
     else:
         folds = None
-        if a.folds or b.folds: warnings.warn(f'the folds are dropped, for the tables have {len(a.folds or [])} and {len(b.folds or [])}; use subject_folds on the joint table')
+        if a.folds or b.folds:
+            warnings.warn(
+                f'the folds are dropped, for the tables have {len(a.folds or [])} and'
+                f' {len(b.folds or [])}; use subject_folds on the joint table'
+            )
     labels = list(dict.fromkeys(a.df.columns.tolist() + b.df.columns.tolist()))
-    df = pd.concat([moved(a, ra).reindex(columns=labels).astype(object), moved(b, rb).reindex(columns=labels).astype(object)], ignore_index=True)
+    df = pd.concat(
+        [
+            moved(a, ra).reindex(columns=labels).astype(object),
+            moved(b, rb).reindex(columns=labels).astype(object),
+        ],
+        ignore_index=True,
+    )
     for c in labels:  # columns outside the schema keep the type they had
-        if c in a.df and c in b.df and a.df[c].dtype == b.df[c].dtype: df[c] = df[c].astype(a.df[c].dtype)
+        if c in a.df and c in b.df and a.df[c].dtype == b.df[c].dtype:
+            df[c] = df[c].astype(a.df[c].dtype)
     texts = {**a.activities, **b.activities} if bool(a.activities) == bool(b.activities) else None
-    if texts is None: warnings.warn('the activity texts are dropped, for only one of the tables has them; set table.activities on the other')
+    if texts is None:
+        warnings.warn(
+            'the activity texts are dropped, for only one of the tables has them; set'
+            ' table.activities on the other'
+        )
     notes = {k: a.notes.get(k, 0) + b.notes.get(k, 0) for k in {**a.notes, **b.notes}}
-    return FrameTable(df, root, name or ' and '.join(dict.fromkeys(n for n in (a.name, b.name) if n)), texts, folds, notes)
+    return FrameTable(
+        df,
+        root,
+        name or ' and '.join(dict.fromkeys(n for n in (a.name, b.name) if n)),
+        texts,
+        folds,
+        notes,
+    )
+
 
 def _prefixed(t):
     p = lambda s: f'{t.name}:{s}'
     df = t.df.assign(**{c: t.name + ':' + t.df[c] for c in ('subject', 'activity', 'sequence')})
-    return FrameTable(df, t.root, t.name, {p(k): v for k, v in t.activities.items()}, t.folds and [[p(s) for s in f] for f in t.folds])
+    return FrameTable(
+        df,
+        t.root,
+        t.name,
+        {p(k): v for k, v in t.activities.items()},
+        t.folds and [[p(s) for s in f] for f in t.folds],
+    )
 
 # %% ../nbs/01_frames.ipynb #save-load
 _KEY = b'clef_nb.FrameTable'
 
+
 @patch
-def save(self:FrameTable,
-    path:str|Path, # parquet file to write, by custom with the ending .parquet; its folder must exist
-) -> Path:         # the same path
-    "Write the table to one parquet file, in full or not at all. Raises FileNotFoundError when the folder does not exist."
+def save(
+    self: FrameTable,
+    # parquet file to write, by custom with the ending .parquet; its folder must exist
+    path: str | Path,
+) -> Path:  # the same path
+    """Write the table to one parquet file, in full or not at all.
+
+    Raises FileNotFoundError when the folder does not exist.
+    """
     path = Path(path)
-    if not path.parent.is_dir(): raise FileNotFoundError(f'the folder {path.parent} does not exist; make it before you save {path.name} in it')
-    about = dict(name=self.name, root=str(self.root), activities=self.activities, folds=self.folds, notes=self.notes)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f'the folder {path.parent} does not exist; make it before you save {path.name} in it'
+        )
+    about = dict(
+        name=self.name,
+        root=str(self.root),
+        activities=self.activities,
+        folds=self.folds,
+        notes=self.notes,
+    )
     data = pa.Table.from_pandas(self.df, preserve_index=False)
-    data = data.replace_schema_metadata({**(data.schema.metadata or {}), _KEY: json.dumps(about).encode()})
+    data = data.replace_schema_metadata(
+        {**(data.schema.metadata or {}), _KEY: json.dumps(about).encode()}
+    )
     part = path.with_name(f'.{path.name}.{os.getpid()}.part')
     try:
         pq.write_table(data, part)
         os.replace(part, path)
-    finally: part.unlink(missing_ok=True)
+    finally:
+        part.unlink(missing_ok=True)
     return path
 
+
 @patch(cls_method=True)
-def load(cls:FrameTable,
-    path:str|Path,           # file that `save` wrote
-    root:str|Path|None=None, # where the images are now; None for where they were
+def load(
+    cls: FrameTable,
+    path: str | Path,  # file that `save` wrote
+    root: str | Path | None = None,  # where the images are now; None for where they were
 ) -> 'FrameTable':
-    "Read a table back, checked anew. Raises FileNotFoundError, or ValueError when the file is damaged or was not written by `save`."
+    """Read a table back, checked anew.
+
+    Raises FileNotFoundError, or ValueError when the file is damaged or was not written by `save`.
+    """
     path = Path(path)
-    if not path.is_file(): raise FileNotFoundError(f'{path} does not exist; write it with FrameTable.save')
-    try: data = pq.ParquetFile(path).read()
-    except (pa.ArrowException, OSError) as e: raise ValueError(f'{path} cannot be read as parquet ({str(e).splitlines()[0]}); save the table anew') from e
+    if not path.is_file():
+        raise FileNotFoundError(f'{path} does not exist; write it with FrameTable.save')
+    try:
+        data = pq.ParquetFile(path).read()
+    except (pa.ArrowException, OSError) as e:
+        raise ValueError(
+            f'{path} cannot be read as parquet ({str(e).splitlines()[0]}); save the table anew'
+        ) from e
     meta = (data.schema.metadata or {}).get(_KEY)
-    if meta is None: raise ValueError(f'{path} is parquet but no saved FrameTable; build one with FrameTable(pd.read_parquet(...), root=...)')
+    if meta is None:
+        raise ValueError(
+            f'{path} is parquet but no saved FrameTable; build one with'
+            ' FrameTable(pd.read_parquet(...), root=...)'
+        )
     about = json.loads(meta)
-    return cls(data.to_pandas(), about['root'] if root is None else root, about['name'], about['activities'] or None, about['folds'], about.get('notes'))
+    return cls(
+        data.to_pandas(),
+        about['root'] if root is None else root,
+        about['name'],
+        about['activities'] or None,
+        about['folds'],
+        about.get('notes'),
+    )
 
 # %% ../nbs/01_frames.ipynb #reading
 def data_root(
-    root:str|Path|None, # folder of the data set; None takes the environment variable
-    title:str,          # what the data set is called, for the message
-    variable:str,       # environment variable, such as 'CLEF_BP4D'
-    holds:str,          # what the folder holds, for the message
-) -> Path:              # the folder, which exists
-    "Where a data set lies. Raises ValueError when nobody says it, FileNotFoundError when there is no such folder."
+    root: str | Path | None,  # folder of the data set; None takes the environment variable
+    title: str,  # what the data set is called, for the message
+    variable: str,  # environment variable, such as 'CLEF_BP4D'
+    holds: str,  # what the folder holds, for the message
+) -> Path:  # the folder, which exists
+    """Where a data set lies.
+
+    Raises ValueError when nobody says it, FileNotFoundError when there is no such folder.
+    """
     if root is None and not (root := os.environ.get(variable)):
-        raise ValueError(f'where is {title}? Give root=, or set the environment variable {variable} to its folder; without a licence, write a twin with `clef data write {variable.removeprefix("CLEF_").lower()} FOLDER`')
-    if not Path(root).is_dir(): raise FileNotFoundError(f'{root} does not exist or is no folder; give the folder that holds {holds}')
+        raise ValueError(
+            f'where is {title}? Give root=, or set the environment variable {variable} to its'
+            ' folder; without a licence, write a twin with `clef data write'
+            f' {variable.removeprefix("CLEF_").lower()} FOLDER`'
+        )
+    if not Path(root).is_dir():
+        raise FileNotFoundError(
+            f'{root} does not exist or is no folder; give the folder that holds {holds}'
+        )
     return Path(root)
 
+
 def read_cells(
-    path:str|Path,     # text file
-    separator:str=',', # between cells; ' ' stands for any white space
-) -> tuple[list[list[str]], list[int]]: # cells of each line, without white space around them; number of each line in the file, from 1
-    "Cells of each line that is not blank, whatever its line ends and with or without a byte-order mark. Raises ValueError naming a file that is no text or is empty."
-    try: text = Path(path).read_bytes().decode('utf-8-sig')
-    except UnicodeDecodeError as e: raise ValueError(f'{path} is no text file ({e.reason} at byte {e.start}); put the original file back') from None
+    path: str | Path,  # text file
+    separator: str = ',',  # between cells; ' ' stands for any white space
+    # cells of each line, without white space around them; number of each line in the file, from 1
+) -> tuple[list[list[str]], list[int]]:
+    """Cells of each line that is not blank, whatever its line ends and with or without a byte-order
+    mark.
+
+    Raises ValueError naming a file that is no text or is empty.
+    """
+    try:
+        text = Path(path).read_bytes().decode('utf-8-sig')
+    except UnicodeDecodeError as e:
+        raise ValueError(
+            f'{path} is no text file ({e.reason} at byte {e.start}); put the original file back'
+        ) from None
     split = None if separator == ' ' else separator
-    lines = [(i, [c.strip() for c in line.split(split)]) for i, line in enumerate(text.splitlines(), 1) if line.strip(f'{separator} \t')]
-    if not lines: raise ValueError(f'{path} is empty; put the original file back')
+    lines = [
+        (i, [c.strip() for c in line.split(split)])
+        for i, line in enumerate(text.splitlines(), 1)
+        if line.strip(f'{separator} \t')
+    ]
+    if not lines:
+        raise ValueError(f'{path} is empty; put the original file back')
     number, cells = zip(*lines)
     return list(cells), list(number)
 
+
 def same_width(
-    path:str|Path,         # file, for the message
-    cells:list[list[str]], # of `read_cells`
-    number:list[int],      # of `read_cells`
-    width:int|None=None,   # cells expected a line; None takes the first line's
+    path: str | Path,  # file, for the message
+    cells: list[list[str]],  # of `read_cells`
+    number: list[int],  # of `read_cells`
+    width: int | None = None,  # cells expected a line; None takes the first line's
 ) -> None:
-    "Raises ValueError naming the first line that has more or fewer cells than the first line, or than `width`."
+    """Raises ValueError naming the first line that has more or fewer cells than the first line, or
+    than `width`.
+    """
     want = len(cells[0]) if width is None else width
     if (odd := next((i for i, c in enumerate(cells) if len(c) != want), None)) is not None:
-        raise ValueError(f'{path}, line {number[odd]}: {len(cells[odd])} cells where ' + ('the first line has ' if width is None else 'there must be ') + f'{want}; mend the line')
+        raise ValueError(
+            f'{path}, line {number[odd]}: {len(cells[odd])} cells where '
+            + ('the first line has ' if width is None else 'there must be ')
+            + f'{want}; mend the line'
+        )

@@ -18,35 +18,78 @@ from numba import njit
 @dataclass(frozen=True)
 class Head:
     "A mesh and its named displacement targets; made by `load_head`."
-    vertices: np.ndarray    # [V, 3] neutral positions in decimetres
-    triangles: np.ndarray   # [T, 3] vertex numbers
-    part: np.ndarray        # [T] 0 skin, 1 eye, 2 teeth, 3 tongue, 4 lash
-    units: dict             # facial unit, for example 'jawOpen' -> [V, 3]
-    shape: dict             # shape trait, for example 'nose/nose-hump-incr' -> [V, 3]
-    macro: dict             # ancestry, sex and age, for example 'asian-female-young' -> [V, 3]
+
+    vertices: np.ndarray  # [V, 3] neutral positions in decimetres
+    triangles: np.ndarray  # [T, 3] vertex numbers
+    part: np.ndarray  # [T] 0 skin, 1 eye, 2 teeth, 3 tongue, 4 lash
+    units: dict  # facial unit, for example 'jawOpen' -> [V, 3]
+    shape: dict  # shape trait, for example 'nose/nose-hump-incr' -> [V, 3]
+    # ancestry, sex and age, for example 'asian-female-young' -> [V, 3]
+    macro: dict
+
 
 @lru_cache(maxsize=1)
 def load_head() -> Head:
-    "The packed head of the package. The mesh and targets are CC0 (MakeHuman); raises FileNotFoundError when the installation lacks the pack."
+    """The packed head of the package.
+
+    The mesh and targets are CC0 (MakeHuman); raises FileNotFoundError when the installation lacks
+    the pack.
+    """
     path = files('clef_nb') / 'assets' / 'head.npz'
-    if not path.is_file(): raise FileNotFoundError(f'{path} is missing: reinstall clef_nb, or build it with tools/pack_head.py')
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'{path} is missing: reinstall clef_nb, or build it with tools/pack_head.py'
+        )
     with np.load(path) as z:
         family = lambda k: dict(zip(z[f'{k}_names'].tolist(), z[k].astype(np.float32)))
-        return Head(z['vertices'], z['triangles'].astype(np.int32), z['part'], family('unit'), family('shape'), family('macro'))
+        return Head(
+            z['vertices'],
+            z['triangles'].astype(np.int32),
+            z['part'],
+            family('unit'),
+            family('shape'),
+            family('macro'),
+        )
 
 # %% ../nbs/02_head.ipynb #au-units
-def _both(name, weight=1.): return {f'{name}Left': weight, f'{name}Right': weight}
+def _both(name, weight=1.0):
+    return {f'{name}Left': weight, f'{name}Right': weight}
+
 
 AU_UNITS = {
-    1: {'browInnerUp': 1.2, **_both('browOuterUp', -.15)}, 2: _both('browOuterUp', 1.15), 4: {**_both('browDown', 1.25), **_both('eyeSquint', .15)}, 5: _both('eyeWide', 1.2),
-    6: {**_both('cheekSquint', 1.2), **_both('eyeSquint', .35)}, 7: {**_both('eyeSquint', 1.), **_both('eyeBlink', .22)},
-    9: {**_both('noseSneer', 1.2), **_both('browDown', .2)}, 10: {**_both('mouthUpperUp', 1.3), **_both('noseSneer', .2)}, 12: _both('mouthSmile', 1.05),
-    14: {**_both('mouthDimple', 1.2), **_both('mouthPress', .3)}, 15: _both('mouthFrown', 1.3), 16: _both('mouthLowerDown', 1.1), 17: {'mouthShrugLower': 1.25, 'mouthShrugUpper': .35},
-    18: {'mouthPucker': 1.}, 20: _both('mouthStretch', 1.2), 22: {'mouthFunnel': 1.},
-    23: {'mouthRollLower': .85, 'mouthRollUpper': .85, 'mouthPucker': .15}, 24: {**_both('mouthPress', 1.2), 'mouthRollLower': .25, 'mouthRollUpper': .2, 'mouthShrugLower': .2},
-    25: {'jawOpen': .16, **_both('mouthLowerDown', .55), **_both('mouthUpperUp', .25)}, 26: {'jawOpen': .5}, 27: {'jawOpen': .95},
-    28: {'mouthRollLower': 1.2, 'mouthRollUpper': 1.2, 'jawOpen': .08}, 43: _both('eyeBlink', 1.),
-    61: {'eyeLookOutLeft': 1., 'eyeLookInRight': 1.}, 62: {'eyeLookInLeft': 1., 'eyeLookOutRight': 1.}, 63: _both('eyeLookUp'), 64: _both('eyeLookDown')}
+    1: {'browInnerUp': 1.2, **_both('browOuterUp', -0.15)},
+    2: _both('browOuterUp', 1.15),
+    4: {**_both('browDown', 1.25), **_both('eyeSquint', 0.15)},
+    5: _both('eyeWide', 1.2),
+    6: {**_both('cheekSquint', 1.2), **_both('eyeSquint', 0.35)},
+    7: {**_both('eyeSquint', 1.0), **_both('eyeBlink', 0.22)},
+    9: {**_both('noseSneer', 1.2), **_both('browDown', 0.2)},
+    10: {**_both('mouthUpperUp', 1.3), **_both('noseSneer', 0.2)},
+    12: _both('mouthSmile', 1.05),
+    14: {**_both('mouthDimple', 1.2), **_both('mouthPress', 0.3)},
+    15: _both('mouthFrown', 1.3),
+    16: _both('mouthLowerDown', 1.1),
+    17: {'mouthShrugLower': 1.25, 'mouthShrugUpper': 0.35},
+    18: {'mouthPucker': 1.0},
+    20: _both('mouthStretch', 1.2),
+    22: {'mouthFunnel': 1.0},
+    23: {'mouthRollLower': 0.85, 'mouthRollUpper': 0.85, 'mouthPucker': 0.15},
+    24: {
+        **_both('mouthPress', 1.2),
+        'mouthRollLower': 0.25,
+        'mouthRollUpper': 0.2,
+        'mouthShrugLower': 0.2,
+    },
+    25: {'jawOpen': 0.16, **_both('mouthLowerDown', 0.55), **_both('mouthUpperUp', 0.25)},
+    26: {'jawOpen': 0.5},
+    27: {'jawOpen': 0.95},
+    28: {'mouthRollLower': 1.2, 'mouthRollUpper': 1.2, 'jawOpen': 0.08},
+    43: _both('eyeBlink', 1.0),
+    61: {'eyeLookOutLeft': 1.0, 'eyeLookInRight': 1.0},
+    62: {'eyeLookInLeft': 1.0, 'eyeLookOutRight': 1.0},
+    63: _both('eyeLookUp'),
+    64: _both('eyeLookDown'),
+}
 AUS = tuple(AU_UNITS)
 
 # %% ../nbs/02_head.ipynb #blend
@@ -54,21 +97,36 @@ AUS = tuple(AU_UNITS)
 def au_deltas() -> np.ndarray:
     "Displacements `[len(AUS), V, 3]` of all action units at weight 1, in the order of `AUS`."
     head = load_head()
-    return np.stack([sum(w * head.units[u] for u, w in units.items()) for units in AU_UNITS.values()]).astype(np.float32)
+    return np.stack(
+        [sum(w * head.units[u] for u, w in units.items()) for units in AU_UNITS.values()]
+    ).astype(np.float32)
 
-def identity(macro:dict={}, # macro target -> weight; weights of one person sum to 1
-             shape:dict={}, # trait -> value in -1..1; a positive value takes the trait's `-incr` (`-up`, `-out`, ...) target, a negative one its opposite
-            ) -> np.ndarray: # [V, 3] the neutral face of one person
-    "Blend a person's neutral face, with the eyes on the x axis and the distance from eyes to mouth as in the base mesh (as an aligned face crop has it). Raises KeyError for an unknown name."
+
+def identity(
+    macro: dict = {},  # macro target -> weight; weights of one person sum to 1
+    # trait -> value in -1..1; a positive value takes the trait's `-incr` (`-up`, `-out`,
+    # ...) target, a negative one its opposite
+    shape: dict = {},
+) -> np.ndarray:  # [V, 3] the neutral face of one person
+    """Blend a person's neutral face, with the eyes on the x axis and the distance from eyes to
+    mouth as in the base mesh (as an aligned face crop has it).
+
+    Raises KeyError for an unknown name.
+    """
     head = load_head()
     v = head.vertices.copy()
-    for name, w in macro.items(): v += w * head.macro[name]
+    for name, w in macro.items():
+        v += w * head.macro[name]
     for name, w in shape.items():
         target = shape_traits()[name][0 if w >= 0 else 1]
         v += abs(w) * head.shape[target]
     return align(v)
 
-_OPPOSITE = dict(incr='decr', up='down', out='in', forward='backward', convex='concave', uncompress='compress')
+
+_OPPOSITE = dict(
+    incr='decr', up='down', out='in', forward='backward', convex='concave', uncompress='compress'
+)
+
 
 @lru_cache(maxsize=1)
 def shape_traits() -> dict:
@@ -78,25 +136,35 @@ def shape_traits() -> dict:
     for n in names:
         stem, _, end = n.rpartition('-')
         other = f'{stem}-{_OPPOSITE[end]}' if end in _OPPOSITE else None
-        if other in names: pairs[stem] = (n, other)
+        if other in names:
+            pairs[stem] = (n, other)
     return pairs
+
 
 @lru_cache(maxsize=1)
 def _landmarks():
     "Vertex numbers of the left eyeball, the right eyeball, and the mouth line"
-    head = load_head(); v = head.vertices
+    head = load_head()
+    v = head.vertices
     eye = np.unique(head.triangles[head.part == 1])
-    mouth = np.where((abs(v[:, 0]) < .05) & (abs(v[:, 1] - 6.63) < .04) & (v[:, 2] > 1.5))[0]
+    mouth = np.where((abs(v[:, 0]) < 0.05) & (abs(v[:, 1] - 6.63) < 0.04) & (v[:, 2] > 1.5))[0]
     return eye[v[eye, 0] > 0], eye[v[eye, 0] < 0], mouth
 
-def align(v:np.ndarray # [V, 3] positions of a face at rest
-         ) -> np.ndarray: # [V, 3] the same face, moved and scaled
-    "Put the midpoint of the eyes at the origin and scale so that eye distance and eye-to-mouth distance are, on average, the base mesh's: what an aligned face crop does."
+
+def align(
+    v: np.ndarray,  # [V, 3] positions of a face at rest
+) -> np.ndarray:  # [V, 3] the same face, moved and scaled
+    """Put the midpoint of the eyes at the origin and scale so that eye distance and eye-to-mouth
+    distance are, on average, the base mesh's: what an aligned face crop does.
+    """
     left, right, mouth = _landmarks()
+
     def measure(x):
         a, b, m = x[left].mean(0), x[right].mean(0), x[mouth].mean(0)
         return (a + b) / 2, a[0] - b[0], (a + b)[1] / 2 - m[1]
-    _, d0, h0 = measure(load_head().vertices); centre, d, h = measure(v)
+
+    _, d0, h0 = measure(load_head().vertices)
+    centre, d, h = measure(v)
     return ((v - centre) * (2 / (d / d0 + h / h0))).astype(np.float32)
 
 # %% ../nbs/02_head.ipynb #raster
@@ -109,57 +177,99 @@ def vertex_normals(v, triangles):
         ux, uy, uz = v[b, 0] - v[a, 0], v[b, 1] - v[a, 1], v[b, 2] - v[a, 2]
         wx, wy, wz = v[c, 0] - v[a, 0], v[c, 1] - v[a, 1], v[c, 2] - v[a, 2]
         x, y, z = uy * wz - uz * wy, uz * wx - ux * wz, ux * wy - uy * wx
-        for k in (a, b, c): n[k, 0] += x; n[k, 1] += y; n[k, 2] += z
+        for k in (a, b, c):
+            n[k, 0] += x
+            n[k, 1] += y
+            n[k, 2] += z
     for k in range(len(n)):
-        r = 1 / math.sqrt(n[k, 0]**2 + n[k, 1]**2 + n[k, 2]**2 + 1e-20)
-        n[k, 0] *= r; n[k, 1] *= r; n[k, 2] *= r
+        r = 1 / math.sqrt(n[k, 0] ** 2 + n[k, 1] ** 2 + n[k, 2] ** 2 + 1e-20)
+        n[k, 0] *= r
+        n[k, 1] *= r
+        n[k, 2] *= r
     return n
+
 
 @njit(cache=True, fastmath=True, nogil=True)
 def rasterise(screen, triangles, fade, size):
     """Z-buffer: for each pixel the nearest triangle (-1: none) and its barycentric weights.
 
-    `screen` [V, 3]: x right and y down in pixels, z towards the camera. `fade` [V]: pixels where it exceeds 1 are left out (lash tips)."""
-    depth = np.full((size, size), np.float32(-1e9)); tri = np.full((size, size), -1, np.int32); bary = np.zeros((size, size, 2), np.float32)
+    `screen` [V, 3]: x right and y down in pixels, z towards the camera. `fade` [V]: pixels where it
+    exceeds 1 are left out (lash tips).
+    """
+    depth = np.full((size, size), np.float32(-1e9))
+    tri = np.full((size, size), -1, np.int32)
+    bary = np.zeros((size, size, 2), np.float32)
     for f in range(len(triangles)):
         a, b, c = triangles[f]
-        x0, y0, x1, y1, x2, y2 = screen[a, 0], screen[a, 1], screen[b, 0], screen[b, 1], screen[c, 0], screen[c, 1]
+        x0, y0, x1, y1, x2, y2 = (
+            screen[a, 0],
+            screen[a, 1],
+            screen[b, 0],
+            screen[b, 1],
+            screen[c, 0],
+            screen[c, 1],
+        )
         area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
-        if area >= 0: continue
-        left, right = max(0, int(math.floor(min(x0, x1, x2) - .5)) + 1), min(size - 1, int(math.floor(max(x0, x1, x2) - .5)))
-        top, bottom = max(0, int(math.floor(min(y0, y1, y2) - .5)) + 1), min(size - 1, int(math.floor(max(y0, y1, y2) - .5)))
-        if left > right or top > bottom: continue
+        if area >= 0:
+            continue
+        left, right = (
+            max(0, int(math.floor(min(x0, x1, x2) - 0.5)) + 1),
+            min(size - 1, int(math.floor(max(x0, x1, x2) - 0.5))),
+        )
+        top, bottom = (
+            max(0, int(math.floor(min(y0, y1, y2) - 0.5)) + 1),
+            min(size - 1, int(math.floor(max(y0, y1, y2) - 0.5))),
+        )
+        if left > right or top > bottom:
+            continue
         k = 1 / area
         for y in range(top, bottom + 1):
-            py = y + .5
+            py = y + 0.5
             for x in range(left, right + 1):
-                px = x + .5
+                px = x + 0.5
                 w0 = ((x1 - px) * (y2 - py) - (x2 - px) * (y1 - py)) * k
                 w1 = ((x2 - px) * (y0 - py) - (x0 - px) * (y2 - py)) * k
                 w2 = 1 - w0 - w1
-                if w0 < 0 or w1 < 0 or w2 < 0: continue
+                if w0 < 0 or w1 < 0 or w2 < 0:
+                    continue
                 z = w0 * screen[a, 2] + w1 * screen[b, 2] + w2 * screen[c, 2]
-                if z <= depth[y, x]: continue
-                if w0 * fade[a] + w1 * fade[b] + w2 * fade[c] > 1: continue
-                depth[y, x] = z; tri[y, x] = f; bary[y, x, 0] = w0; bary[y, x, 1] = w1
+                if z <= depth[y, x]:
+                    continue
+                if w0 * fade[a] + w1 * fade[b] + w2 * fade[c] > 1:
+                    continue
+                depth[y, x] = z
+                tri[y, x] = f
+                bary[y, x, 0] = w0
+                bary[y, x, 1] = w1
     return tri, bary
 
 # %% ../nbs/02_head.ipynb #ambient
 @lru_cache(maxsize=1)
 def openness() -> np.ndarray:
-    "How much of the sky each vertex of the neutral face sees, `[V]` in 0..1: nostrils, eye sockets and the inner mouth see little. Counted over 64 directions with `rasterise`."
+    """How much of the sky each vertex of the neutral face sees, `[V]` in 0..1: nostrils, eye
+    sockets and the inner mouth see little.
+
+    Counted over 64 directions with `rasterise`.
+    """
     head, v, size = load_head(), align(load_head().vertices), 160
     normals = vertex_normals(v, head.triangles)
     seen, total, nowhere = np.zeros(len(v)), np.zeros(len(v)), np.zeros(len(v), np.float32)
-    for i in range(64):                                   # directions of a Fibonacci hemisphere facing the camera
-        z = 1 - (i + .5) / 64; r, phi = math.sqrt(1 - z * z), i * 2.399963
+    # directions of a Fibonacci hemisphere facing the camera
+    for i in range(64):
+        z = 1 - (i + 0.5) / 64
+        r, phi = math.sqrt(1 - z * z), i * 2.399963
         d = np.array([r * math.cos(phi), r * math.sin(phi), z], np.float32)
-        side = np.cross([0, 1, .01], d); side /= np.linalg.norm(side); up = np.cross(d, side)
-        s = np.stack([(v @ side) * 50 + size / 2, size / 2 - (v @ up) * 50, (v @ d) * 50], 1).astype(np.float32)
+        side = np.cross([0, 1, 0.01], d)
+        side /= np.linalg.norm(side)
+        up = np.cross(d, side)
+        s = np.stack(
+            [(v @ side) * 50 + size / 2, size / 2 - (v @ up) * 50, (v @ d) * 50], 1
+        ).astype(np.float32)
         tri, bary = rasterise(s, head.triangles, nowhere, size)
         w = np.concatenate([bary, 1 - bary.sum(-1, keepdims=True)], -1)
         nearest = np.where(tri >= 0, (s[head.triangles[tri], 2] * w).sum(-1), -1e9)
         x, y = s[:, 0].astype(int).clip(0, size - 1), s[:, 1].astype(int).clip(0, size - 1)
         weight = (normals @ d).clip(0)
-        seen += weight * (s[:, 2] > nearest[y, x] - 1.5); total += weight
+        seen += weight * (s[:, 2] > nearest[y, x] - 1.5)
+        total += weight
     return (seen / total.clip(1e-6)).astype(np.float32)

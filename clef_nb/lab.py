@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 import pandas as pd
-from .facs import BP4D_AUS, BP4D_PARTS, BP4D_PLUS_CODED, BP4D_PLUS_SUBJECTS, DISFA_AUS, DISFA_CODED, DISFA_PARTS, activity_texts
+from clef_nb.facs import (
+    BP4D_AUS,
+    BP4D_PARTS,
+    BP4D_PLUS_CODED,
+    BP4D_PLUS_SUBJECTS,
+    DISFA_AUS,
+    DISFA_CODED,
+    DISFA_PARTS,
+    activity_texts,
+)
 from .frames import FrameTable, data_root, read_cells, same_width
 
 # %% ../nbs/04_lab.ipynb #parts
@@ -20,34 +29,58 @@ def _official(parts, subjects):
     there = set(sum(parts, []) if subjects is None else subjects)
     return [[s for s in part if s in there] for part in reversed(parts)]
 
+
 def bp4d_folds(
-    subjects:list[str]|None=None, # subjects that are there; None for all 41
-) -> list[list[str]]:             # subjects tested by folds 1, 2 and 3
-    "The official folds of BP4D: fold 1 tests part 3, fold 2 part 2, fold 3 part 1. A subject who is not there is left out of its fold."
+    subjects: list[str] | None = None,  # subjects that are there; None for all 41
+) -> list[list[str]]:  # subjects tested by folds 1, 2 and 3
+    """The official folds of BP4D: fold 1 tests part 3, fold 2 part 2, fold 3 part 1.
+
+    A subject who is not there is left out of its fold.
+    """
     return _official(BP4D_PARTS, subjects)
 
+
 def disfa_folds(
-    subjects:list[str]|None=None, # subjects that are there; None for all 27
-) -> list[list[str]]:             # subjects tested by folds 1, 2 and 3
-    "The folds of DISFA in public code: fold 1 tests part 3, fold 2 part 2, fold 3 part 1. A subject who is not there is left out of its fold."
+    subjects: list[str] | None = None,  # subjects that are there; None for all 27
+) -> list[list[str]]:  # subjects tested by folds 1, 2 and 3
+    """The folds of DISFA in public code: fold 1 tests part 3, fold 2 part 2, fold 3 part 1.
+
+    A subject who is not there is left out of its fold.
+    """
     return _official(DISFA_PARTS, subjects)
 
 # %% ../nbs/04_lab.ipynb #occurrence
 def _whole(path, cells, number, names, mend):
     "Cells of text as whole numbers; the first one that is none is named"
-    try: return np.array([int(c) for row in cells for c in row], dtype=np.int64).reshape(len(cells), -1)
-    except (ValueError, OverflowError): pass
+    try:
+        return np.array([int(c) for row in cells for c in row], dtype=np.int64).reshape(
+            len(cells), -1
+        )
+    except (ValueError, OverflowError):
+        pass
     for row, n in zip(cells, number):
         for cell, name in zip(row, names):
-            if not re.fullmatch(r'[+-]?\d{1,18}', cell): raise ValueError(f'{path}, line {n}, column {name}: {cell!r} is no whole number; {mend}') from None
+            if not re.fullmatch(r'[+-]?\d{1,18}', cell):
+                raise ValueError(
+                    f'{path}, line {n}, column {name}: {cell!r} is no whole number; {mend}'
+                ) from None
+
 
 def _frames(path, frame, number):
     "Frame numbers start at 1 and occur once"
-    if (bad := frame < 1).any(): raise ValueError(f'{path}, line {number[bad.argmax()]}: frame {frame[bad.argmax()]}; frames are counted from 1')
+    if (bad := frame < 1).any():
+        raise ValueError(
+            f'{path}, line {number[bad.argmax()]}: frame {frame[bad.argmax()]}; frames are counted'
+            ' from 1'
+        )
     values, first = np.unique(frame, return_index=True)
     if len(values) < len(frame):
         i = np.setdiff1d(np.arange(len(frame)), first)[0]
-        raise ValueError(f'{path}, line {number[i]}: frame {frame[i]} is coded a second time; keep one of the two lines')
+        raise ValueError(
+            f'{path}, line {number[i]}: frame {frame[i]} is coded a second time; keep one of the'
+            ' two lines'
+        )
+
 
 def _occurrence(path, aus):
     "Frame numbers [n] and labels [n, K] (0, 1, or 9 for not coded) of one AU_OCC file"
@@ -55,54 +88,108 @@ def _occurrence(path, aus):
     same_width(path, cells, number)
     header = cells[0]
     if header[0].isdecimal() and header[0] != '0':
-        raise ValueError(f'{path}, line 1: a header row of AU numbers is missing, for its first cell is {header[0]} and not 0; put the header back')
+        raise ValueError(
+            f'{path}, line 1: a header row of AU numbers is missing, for its first cell is'
+            f' {header[0]} and not 0; put the header back'
+        )
     for au in aus:
         if header.count(str(au)) != 1:
-            raise ValueError(f'{path}: ' + (f'AU {au} heads two columns; keep one' if str(au) in header else f'no column is headed {au}; its header has {", ".join(header[1:])}. Leave AU {au} out of aus, or put the original file back'))
-    if len(cells) == 1: raise ValueError(f'{path} has a header and no frames; put the original file back')
+            raise ValueError(
+                f'{path}: '
+                + (
+                    f'AU {au} heads two columns; keep one'
+                    if str(au) in header
+                    else (
+                        f'no column is headed {au}; its header has {", ".join(header[1:])}. Leave'
+                        f' AU {au} out of aus, or put the original file back'
+                    )
+                )
+            )
+    if len(cells) == 1:
+        raise ValueError(f'{path} has a header and no frames; put the original file back')
     columns = [0] + [header.index(str(au)) for au in aus]
     names = ['1 (frame)'] + [f'{header.index(str(au)) + 1} (AU{au})' for au in aus]
     number = number[1:]
-    x = _whole(path, [[row[c] for c in columns] for row in cells[1:]], number, names, 'labels are 0, 1, or 9 for not coded')
+    x = _whole(
+        path,
+        [[row[c] for c in columns] for row in cells[1:]],
+        number,
+        names,
+        'labels are 0, 1, or 9 for not coded',
+    )
     frame, y = x[:, 0], x[:, 1:]
     _frames(path, frame, number)
     if (bad := (y != 0) & (y != 1) & (y != 9)).any():
         i, k = np.argwhere(bad)[0]
-        raise ValueError(f'{path}, line {number[i]} (frame {frame[i]}), column {names[k + 1]}: the label is {y[i, k]}; it must be 0, 1, or 9 for not coded')
+        raise ValueError(
+            f'{path}, line {number[i]} (frame {frame[i]}), column {names[k + 1]}: the label is'
+            f' {y[i, k]}; it must be 0, 1, or 9 for not coded'
+        )
     return frame, y
 
 # %% ../nbs/04_lab.ipynb #listing
 def _images(folder, prefix=False):
-    "Number -> file name of the images in one sequence folder; with `prefix`, the number ends the name"
+    """Number -> file name of the images in one sequence folder; with `prefix`, the number ends the
+    name
+    """
     names, first = {}, None
     for name in sorted(os.listdir(folder)):
         stem, _, ending = name.rpartition('.')
-        if not stem or stem[0] == '.' or ending.lower() not in ('jpg', 'jpeg', 'png'): continue
+        if not stem or stem[0] == '.' or ending.lower() not in ('jpg', 'jpeg', 'png'):
+            continue
         before = stem.rstrip('0123456789') if prefix else ''
-        if not (stem := stem[len(before):]).isdecimal() or not stem.isascii(): raise ValueError(f'{folder}/{name}: the name {"ends in" if prefix else "is"} no frame number, as in 2440.jpg, 0001.jpg{" or frame_12.jpg" if prefix else ""}; rename the file or move it away')
-        if first is None: first = before, name
-        if before != first[0]: raise ValueError(f'{folder} holds names of two kinds, {first[1]} and {name}; keep one kind')
-        if (n := int(stem)) in names: raise ValueError(f'{folder} holds frame {n} twice, as {names[n]} and {name}; keep one of them')
+        if not (stem := stem[len(before) :]).isdecimal() or not stem.isascii():
+            raise ValueError(
+                f'{folder}/{name}: the name {"ends in" if prefix else "is"} no frame number, as in'
+                f' 2440.jpg, 0001.jpg{" or frame_12.jpg" if prefix else ""}; rename the file or'
+                ' move it away'
+            )
+        if first is None:
+            first = before, name
+        if before != first[0]:
+            raise ValueError(
+                f'{folder} holds names of two kinds, {first[1]} and {name}; keep one kind'
+            )
+        if (n := int(stem)) in names:
+            raise ValueError(
+                f'{folder} holds frame {n} twice, as {names[n]} and {name}; keep one of them'
+            )
         names[n] = name
     return names
 
+
 def _folders(root):
     "Names of the folders in `root`"
-    with os.scandir(root) as entries: return sorted(e.name for e in entries if e.is_dir())
+    with os.scandir(root) as entries:
+        return sorted(e.name for e in entries if e.is_dir())
 
 # %% ../nbs/04_lab.ipynb #pairing
 class _Run(NamedTuple):
     "One sequence as coded. Image number = frame - shift"
-    sequence:str; subject:str; activity:str|None; folder:str; images:dict; frame:np.ndarray; y:np.ndarray; file:Path; shift:int=0
+
+    sequence: str
+    subject: str
+    activity: str | None
+    folder: str
+    images: dict
+    frame: np.ndarray
+    y: np.ndarray
+    file: Path
+    shift: int = 0
+
 
 def _paired(root, runs, orphans, missing, deeper=0):
-    "Runs cut to the frames with an image, their paths, and the notes. `orphans` are folders with images and no labels: (labels expected, folder, images)"
+    """Runs cut to the frames with an image, their paths, and the notes.
+
+    `orphans` are folders with images and no labels: (labels expected, folder, images)
+    """
     kept, paths, lost, spare = [], [], [], 0
     for r in runs:
         names = [r.images.get(n) for n in (r.frame - r.shift).tolist()]
         there = np.array([n is not None for n in names], dtype=bool)
         spare += len(r.images) - int(there.sum())
-        if not there.all(): lost.append((r, int(r.frame[there.argmin()]), int((~there).sum())))
+        if not there.all():
+            lost.append((r, int(r.frame[there.argmin()]), int((~there).sum())))
         if there.any():
             kept.append(r._replace(frame=r.frame[there], y=r.y[there]))
             paths.append([f'{r.folder}/{n}' for n in names if n])
@@ -110,51 +197,110 @@ def _paired(root, runs, orphans, missing, deeper=0):
     if missing == 'error' and orphans:
         file, folder, n = orphans[0]
         more = f' ({unread:,} images in {len(orphans)} such folders)' if len(orphans) > 1 else ''
-        raise FileNotFoundError(f"{file} is missing, though {root/folder} holds {n:,} images{more}; put the file there, move the images away, or say missing='drop'")
+        raise FileNotFoundError(
+            f'{file} is missing, though {root / folder} holds {n:,} images{more}; put the file'
+            " there, move the images away, or say missing='drop'"
+        )
     if missing == 'error' and lost:
         r, frame, n = lost[0]
-        more = f' ({n_lost:,} frames of {len(lost)} sequences lack an image in all)' if len(lost) > 1 else ''
-        if not r.images: raise FileNotFoundError(f"{root/r.folder} is missing or holds no images, though {r.file} codes {n:,} frames{more}; put the images there, move the file away, or say missing='drop'")
-        raise FileNotFoundError(f"{root/r.folder} has no image of frame {frame}, which {r.file} codes ({n:,} of its {len(r.frame):,} frames lack one){more}; put {frame - r.shift}.jpg there, or say missing='drop'")
-    if not kept: raise FileNotFoundError(f'{root} holds no image of any coded frame; the first is expected in {root/runs[0].folder}')
+        more = (
+            f' ({n_lost:,} frames of {len(lost)} sequences lack an image in all)'
+            if len(lost) > 1
+            else ''
+        )
+        if not r.images:
+            raise FileNotFoundError(
+                f'{root / r.folder} is missing or holds no images, though {r.file} codes {n:,}'
+                f" frames{more}; put the images there, move the file away, or say missing='drop'"
+            )
+        raise FileNotFoundError(
+            f'{root / r.folder} has no image of frame {frame}, which {r.file} codes ({n:,} of its'
+            f' {len(r.frame):,} frames lack one){more}; put {frame - r.shift}.jpg there, or say'
+            " missing='drop'"
+        )
+    if not kept:
+        raise FileNotFoundError(
+            f'{root} holds no image of any coded frame; the first is expected in'
+            f' {root / runs[0].folder}'
+        )
     said = []
-    if lost: said.append(f'{n_lost:,} coded frame{"s"*(n_lost > 1)} without an image, the first being frame {lost[0][1]} of {lost[0][0].sequence}')
-    if orphans: said.append(f'{unread:,} image{"s"*(unread > 1)} without labels, the first in {orphans[0][1]}')
-    if said: warnings.warn(f'{root}, left out: ' + '; '.join(said), stacklevel=3 + deeper)
+    if lost:
+        said.append(
+            f'{n_lost:,} coded frame{"s" * (n_lost > 1)} without an image, the first being frame'
+            f' {lost[0][1]} of {lost[0][0].sequence}'
+        )
+    if orphans:
+        said.append(
+            f'{unread:,} image{"s" * (unread > 1)} without labels, the first in {orphans[0][1]}'
+        )
+    if said:
+        warnings.warn(f'{root}, left out: ' + '; '.join(said), stacklevel=3 + deeper)
     return kept, paths, {'images missing': n_lost, 'images without a label': spare + unread}
+
 
 def _rows(runs, paths, aus, occurrence):
     "One row a frame; `occurrence` [n, K] is 0, 1, or 9 for missing"
     n = [len(r.frame) for r in runs]
     column = lambda c: np.repeat(np.array([getattr(r, c) for r in runs], dtype=object), n)
-    df = pd.DataFrame(dict(path=[p for x in paths for p in x], subject=column('subject'), activity=column('activity'), sequence=column('sequence'), frame=np.concatenate([r.frame for r in runs])))
-    for k, au in enumerate(aus): df[f'AU{au}'] = pd.arrays.IntegerArray(occurrence[:, k].astype(np.int8), occurrence[:, k] == 9)
+    df = pd.DataFrame(
+        dict(
+            path=[p for x in paths for p in x],
+            subject=column('subject'),
+            activity=column('activity'),
+            sequence=column('sequence'),
+            frame=np.concatenate([r.frame for r in runs]),
+        )
+    )
+    for k, au in enumerate(aus):
+        df[f'AU{au}'] = pd.arrays.IntegerArray(
+            occurrence[:, k].astype(np.int8), occurrence[:, k] == 9
+        )
     return df
+
 
 def _arguments(aus, usual, missing):
     "The AUs asked for, both arguments checked"
-    if missing not in ('error', 'drop'): raise ValueError(f"missing is {missing!r}; it must be 'error' or 'drop'")
+    if missing not in ('error', 'drop'):
+        raise ValueError(f"missing is {missing!r}; it must be 'error' or 'drop'")
     aus = list(usual if aus is None else aus)
-    if not aus or len(set(aus)) < len(aus) or not all(isinstance(a, (int, np.integer)) for a in aus): raise ValueError(f'aus is {aus}; give different FACS numbers such as [6, 12]')
+    if (
+        not aus
+        or len(set(aus)) < len(aus)
+        or not all(isinstance(a, (int, np.integer)) for a in aus)
+    ):
+        raise ValueError(f'aus is {aus}; give different FACS numbers such as [6, 12]')
     return aus
 
 # %% ../nbs/04_lab.ipynb #intensity
 def _intensity(path, frame):
     "Intensities [n] at the frames given, nan where not coded"
     cells, number = read_cells(path)
-    if len(cells[0]) != 2: raise ValueError(f'{path}, line {number[0]}: {len(cells[0])} cells where frame,intensity is expected; put the original file back')
+    if len(cells[0]) != 2:
+        raise ValueError(
+            f'{path}, line {number[0]}: {len(cells[0])} cells where frame,intensity is expected;'
+            ' put the original file back'
+        )
     same_width(path, cells, number)
-    try: x = np.array(cells).astype(np.float64)
+    try:
+        x = np.array(cells).astype(np.float64)
     except ValueError:
         for row, n in zip(cells, number):
             for cell, name in zip(row, ('1 (frame)', '2 (intensity)')):
-                try: float(cell)
-                except ValueError: raise ValueError(f'{path}, line {n}, column {name}: {cell!r} is no number; mend the cell, or write 9 for not coded') from None
+                try:
+                    float(cell)
+                except ValueError:
+                    raise ValueError(
+                        f'{path}, line {n}, column {name}: {cell!r} is no number; mend the cell, or'
+                        ' write 9 for not coded'
+                    ) from None
     at, value = x[:, 0].astype(np.int64), x[:, 1]
     _frames(path, at, number)
     if (bad := ~((value >= 0) & (value <= 5) | (value == 9))).any():
         i = bad.argmax()
-        raise ValueError(f'{path}, line {number[i]} (frame {at[i]}), column 2 (intensity): {value[i]:g}; it must lie between 0 and 5, or be 9 for not coded')
+        raise ValueError(
+            f'{path}, line {number[i]} (frame {at[i]}), column 2 (intensity): {value[i]:g}; it must'
+            ' lie between 0 and 5, or be 9 for not coded'
+        )
     lookup = dict(zip(at.tolist(), np.where(value == 9, np.nan, value).tolist()))
     return np.array([lookup.get(f, np.nan) for f in frame.tolist()], dtype=np.float32)
 
@@ -163,81 +309,190 @@ def _tasks(title, variable, root, aus, missing, subjects, tasks, coded_tasks, ha
     "Root, rows and notes of a data set in the layout of BP4D"
     aus = _arguments(aus, BP4D_AUS, missing)
     root = data_root(root, title, variable, 'AUCoding and F001')
-    occ = root/'AUCoding'/'AU_OCC'
-    if not occ.is_dir(): raise FileNotFoundError(f'{occ} does not exist; root must be the folder that holds AUCoding/AU_OCC and F001, and {root} holds {", ".join(_folders(root)[:5]) or "no folders"}')
+    occ = root / 'AUCoding' / 'AU_OCC'
+    if not occ.is_dir():
+        raise FileNotFoundError(
+            f'{occ} does not exist; root must be the folder that holds AUCoding/AU_OCC and F001,'
+            f' and {root} holds {", ".join(_folders(root)[:5]) or "no folders"}'
+        )
     coded = {p.stem: p for p in sorted(occ.glob('*.csv')) if not p.name.startswith('.')}
-    if not coded: raise FileNotFoundError(f'{occ} holds no csv files; put F001_T1.csv and the others there')
+    if not coded:
+        raise FileNotFoundError(f'{occ} holds no csv files; put F001_T1.csv and the others there')
     imaged = {}
-    for home in ('', '2D+3D/') if (root/'2D+3D').is_dir() else ('',):
-        for s in _folders(root/home):
-            if not re.fullmatch(r'[FM]\d{3}', s): continue
-            for t in _folders(root/home/s):
-                if not re.fullmatch(r'T\d+', t): continue
-                if imaged.setdefault(f'{s}_{t}', f'{home}{s}/{t}') != f'{home}{s}/{t}': raise ValueError(f'{root} holds the images of {s}_{t} twice, in {imaged[f"{s}_{t}"]} and in {home}{s}/{t}; keep one of the two folders')
+    for home in ('', '2D+3D/') if (root / '2D+3D').is_dir() else ('',):
+        for s in _folders(root / home):
+            if not re.fullmatch(r'[FM]\d{3}', s):
+                continue
+            for t in _folders(root / home / s):
+                if not re.fullmatch(r'T\d+', t):
+                    continue
+                if imaged.setdefault(f'{s}_{t}', f'{home}{s}/{t}') != f'{home}{s}/{t}':
+                    raise ValueError(
+                        f'{root} holds the images of {s}_{t} twice, in {imaged[f"{s}_{t}"]} and in'
+                        f' {home}{s}/{t}; keep one of the two folders'
+                    )
     for q in sorted({*imaged, *coded}):
         subject, _, task = q.partition('_')
-        if subject not in subjects or task not in tasks: raise ValueError(f'{coded.get(q, root/imaged.get(q, ""))}: {q} is no sequence of {title}, which has {has}; move it away, or is this {other}?')
-        if q in coded and task not in coded_tasks: raise ValueError(f'{coded[q]}: {title} has labels for {", ".join(coded_tasks)} alone, and this file is of {task}; move it away, or is this {other}?')
+        if subject not in subjects or task not in tasks:
+            raise ValueError(
+                f'{coded.get(q, root / imaged.get(q, ""))}: {q} is no sequence of {title}, which'
+                f' has {has}; move it away, or is this {other}?'
+            )
+        if q in coded and task not in coded_tasks:
+            raise ValueError(
+                f'{coded[q]}: {title} has labels for {", ".join(coded_tasks)} alone, and this file'
+                f' is of {task}; move it away, or is this {other}?'
+            )
 
     runs, orphans = [], []
     for q in sorted({*imaged, *coded}):
         subject, task = q.split('_')
-        if task not in coded_tasks: continue
-        images = _images(root/imaged[q]) if q in imaged else {}
-        if q in coded: runs.append(_Run(q, subject, task, imaged.get(q, f'{subject}/{task}'), images, *_occurrence(coded[q], aus), coded[q]))
-        elif images: orphans.append((occ/f'{q}.csv', imaged[q], len(images)))
+        if task not in coded_tasks:
+            continue
+        images = _images(root / imaged[q]) if q in imaged else {}
+        if q in coded:
+            runs.append(
+                _Run(
+                    q,
+                    subject,
+                    task,
+                    imaged.get(q, f'{subject}/{task}'),
+                    images,
+                    *_occurrence(coded[q], aus),
+                    coded[q],
+                )
+            )
+        elif images:
+            orphans.append((occ / f'{q}.csv', imaged[q], len(images)))
     runs, paths, notes = _paired(root, runs, orphans, missing, deeper=1)
     df = _rows(runs, paths, aus, np.concatenate([r.y for r in runs]))
 
     absent = []
     for au in aus:
-        folder = root/'AUCoding'/'AU_INT'/f'AU{au:02}'
-        if not folder.is_dir(): continue
+        folder = root / 'AUCoding' / 'AU_INT' / f'AU{au:02}'
+        if not folder.is_dir():
+            continue
         there, values = set(os.listdir(folder)), []
         for r in runs:
             name = f'{r.sequence}_AU{au:02}.csv'
-            if name not in there: absent.append(folder/name)
-            values.append(_intensity(folder/name, r.frame) if name in there else np.full(len(r.frame), np.nan, dtype=np.float32))
+            if name not in there:
+                absent.append(folder / name)
+            values.append(
+                _intensity(folder / name, r.frame)
+                if name in there
+                else np.full(len(r.frame), np.nan, dtype=np.float32)
+            )
         df[f'AU{au}_intensity'] = np.concatenate(values)
-    if absent: warnings.warn(f'{len(absent):,} intensity files are missing, the first being {absent[0]}; intensities are missing there', stacklevel=3)
+    if absent:
+        warnings.warn(
+            f'{len(absent):,} intensity files are missing, the first being {absent[0]}; intensities'
+            ' are missing there',
+            stacklevel=3,
+        )
     return root, df, notes
 
+
 def bp4d(
-    root:str|Path|None=None,    # folder with F001, …, M018 and AUCoding; None takes the environment variable CLEF_BP4D
-    aus:list[int]|None=None,    # AUs to read, by FACS number; None for the usual twelve, BP4D_AUS
-    missing:str='error',        # labels without an image, or images of a sequence without labels: 'error' stops, 'drop' leaves them out and warns with the counts
-) -> FrameTable:                # activities T1-T8 with their texts, sequences such as F001_T1, the official folds, counts in notes
+    # folder with F001, …, M018 and AUCoding; None takes the environment variable CLEF_BP4D
+    root: str | Path | None = None,
+    # AUs to read, by FACS number; None for the usual twelve, BP4D_AUS
+    aus: list[int] | None = None,
+    # labels without an image, or images of a sequence without labels: 'error' stops, 'drop' leaves
+    # them out and warns with the counts
+    missing: str = 'error',
+    # activities T1-T8 with their texts, sequences such as F001_T1, the official folds, counts in
+    # notes
+) -> FrameTable:
     """Read BP4D (Zhang et al. 2014) or its twin from the official layout; 9 becomes missing.
-    Raises FileNotFoundError for a root, an AU file or an image that is not there, and ValueError for an AU that a file lacks, a label other than 0, 1 and 9, or a subject that BP4D does not have; each names the file and the mend."""
+
+    Raises FileNotFoundError for a root, an AU file or an image that is not there, and ValueError
+    for an AU that a file lacks, a label other than 0, 1 and 9, or a subject that BP4D does not
+    have; each names the file and the mend.
+    """
     texts = activity_texts('bp4d')
-    root, df, notes = _tasks('BP4D', 'CLEF_BP4D', root, aus, missing, set(sum(BP4D_PARTS, [])), texts, tuple(texts), 'F001-F023, M001-M018 and T1-T8', 'BP4D+')
+    root, df, notes = _tasks(
+        'BP4D',
+        'CLEF_BP4D',
+        root,
+        aus,
+        missing,
+        set(sum(BP4D_PARTS, [])),
+        texts,
+        tuple(texts),
+        'F001-F023, M001-M018 and T1-T8',
+        'BP4D+',
+    )
     return FrameTable(df, root, 'BP4D', texts, bp4d_folds(df['subject'].unique()), notes)
 
 # %% ../nbs/04_lab.ipynb #bp4d-plus
 def _plus_folds(folds, seed, there):
     "Test subjects of each fold, drawn from those who are there, or the lists given"
     if isinstance(folds, (int, np.integer)) and not isinstance(folds, bool):
-        if folds < 2: raise ValueError(f'folds is {folds}; give a number of 2 or more, or lists of test subjects')
-        return [part.tolist() for part in np.array_split(np.random.default_rng(seed).permutation(there), folds)]
-    try: lists = [list(f) for f in folds if not isinstance(f, str)]
-    except TypeError: lists = []
-    if not lists or len(lists) < len(folds): raise ValueError(f'folds is {folds!r}; give a number such as 4, or one list of test subjects a fold, such as [["F001", "M001"], ["F002"]]')
+        if folds < 2:
+            raise ValueError(
+                f'folds is {folds}; give a number of 2 or more, or lists of test subjects'
+            )
+        return [
+            part.tolist()
+            for part in np.array_split(np.random.default_rng(seed).permutation(there), folds)
+        ]
+    try:
+        lists = [list(f) for f in folds if not isinstance(f, str)]
+    except TypeError:
+        lists = []
+    if not lists or len(lists) < len(folds):
+        raise ValueError(
+            f'folds is {folds!r}; give a number such as 4, or one list of test subjects a fold,'
+            ' such as [["F001", "M001"], ["F002"]]'
+        )
     for k, s in ((k, s) for k, f in enumerate(lists, 1) for s in f):
-        if s not in BP4D_PLUS_SUBJECTS: raise ValueError(f'fold {k} names {s!r}, and BP4D+ has F001-F082 and M001-M058; mend the name')
+        if s not in BP4D_PLUS_SUBJECTS:
+            raise ValueError(
+                f'fold {k} names {s!r}, and BP4D+ has F001-F082 and M001-M058; mend the name'
+            )
     return [[s for s in f if s in there] for f in lists]
 
+
 def bp4d_plus(
-    root:str|Path|None=None,          # folder with AUCoding and with F001, …, M058 (or 2D+3D/F001, …); None takes the environment variable CLEF_BP4D_PLUS
-    aus:list[int]|None=None,          # AUs to read, by FACS number; None for the usual twelve, BP4D_AUS
-    missing:str='error',              # labels without an image, or images of a coded task without labels: 'error' stops, 'drop' leaves them out and warns with the counts
-    folds:int|list[list[str]]=4,      # number of folds to draw, or the test subjects of each fold; those who are not there are left out of it
-    seed:int=0,                       # draws the folds: the same subjects and seed give the same folds
-) -> FrameTable:                      # coded tasks T1, T6, T7, T8; texts of all ten; sequences such as F001_T1; subject-exclusive folds, counts in notes
-    """Read BP4D+ (Zhang et al. 2016) or its twin from the official layout: AUs by header, 9 becomes missing; images of tasks that were not coded are not in the table.
-    Raises FileNotFoundError for a root, an AU file or an image that is not there, and ValueError for an AU that a file lacks, a label other than 0, 1 and 9, a subject or task that BP4D+ does not have, labels of a task that was not coded, or impossible folds."""
+    # folder with AUCoding and with F001, …, M058 (or 2D+3D/F001, …); None takes the environment
+    # variable CLEF_BP4D_PLUS
+    root: str | Path | None = None,
+    # AUs to read, by FACS number; None for the usual twelve, BP4D_AUS
+    aus: list[int] | None = None,
+    # labels without an image, or images of a coded task without labels: 'error' stops, 'drop'
+    # leaves them out and warns with the counts
+    missing: str = 'error',
+    # number of folds to draw, or the test subjects of each fold; those who are not there are left
+    # out of it
+    folds: int | list[list[str]] = 4,
+    # draws the folds: the same subjects and seed give the same folds
+    seed: int = 0,
+    # coded tasks T1, T6, T7, T8; texts of all ten; sequences such as F001_T1; subject-exclusive
+    # folds, counts in notes
+) -> FrameTable:
+    """Read BP4D+ (Zhang et al. 2016) or its twin from the official layout: AUs by header, 9 becomes
+    missing; images of tasks that were not coded are not in the table.
+
+    Raises FileNotFoundError for a root, an AU file or an image that is not there, and ValueError
+    for an AU that a file lacks, a label other than 0, 1 and 9, a subject or task that BP4D+ does
+    not have, labels of a task that was not coded, or impossible folds.
+    """
     texts = activity_texts('bp4d_plus')
-    root, df, notes = _tasks('BP4D+', 'CLEF_BP4D_PLUS', root, aus, missing, set(BP4D_PLUS_SUBJECTS), texts, BP4D_PLUS_CODED, 'F001-F082, M001-M058 and T1-T10', 'BP4D')
-    return FrameTable(df, root, 'BP4D+', texts, _plus_folds(folds, seed, sorted(df['subject'].unique())), notes)
+    root, df, notes = _tasks(
+        'BP4D+',
+        'CLEF_BP4D_PLUS',
+        root,
+        aus,
+        missing,
+        set(BP4D_PLUS_SUBJECTS),
+        texts,
+        BP4D_PLUS_CODED,
+        'F001-F082, M001-M058 and T1-T10',
+        'BP4D',
+    )
+    return FrameTable(
+        df, root, 'BP4D+', texts, _plus_folds(folds, seed, sorted(df['subject'].unique())), notes
+    )
 
 # %% ../nbs/04_lab.ipynb #disfa-labels
 def _levels(path):
@@ -245,131 +500,291 @@ def _levels(path):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('error')
-            x = np.loadtxt(path, dtype=np.int64, delimiter=',', comments=None, encoding='utf-8-sig', ndmin=2)
-        if x.shape[1] == 2 and (x >= (1, 0)).all() and x[:, 1].max() <= 5 and (x[1:, 0] > x[:-1, 0]).all(): return x
-    except (ValueError, Warning): pass
-    # a million lines are read above; what is odd is read again here, slowly, for a message that names the line
+            x = np.loadtxt(
+                path, dtype=np.int64, delimiter=',', comments=None, encoding='utf-8-sig', ndmin=2
+            )
+        if (
+            x.shape[1] == 2
+            and (x >= (1, 0)).all()
+            and x[:, 1].max() <= 5
+            and (x[1:, 0] > x[:-1, 0]).all()
+        ):
+            return x
+    except (ValueError, Warning):
+        pass
+    # a million lines are read above; what is odd is read again here, slowly, for a message that
+    # names the line
     cells, number = read_cells(path)
     same_width(path, cells, number, 2)
-    x = _whole(path, cells, number, ('1 (frame)', '2 (intensity)'), 'lines are frame,intensity without a header')
+    x = _whole(
+        path,
+        cells,
+        number,
+        ('1 (frame)', '2 (intensity)'),
+        'lines are frame,intensity without a header',
+    )
     _frames(path, x[:, 0], number)
-    if (bad := (x[:, 1] < 0) | (x[:, 1] > 5)).any(): raise ValueError(f'{path}, line {number[bad.argmax()]} (frame {x[bad.argmax(), 0]}), column 2 (intensity): {x[bad.argmax(), 1]}; it must be 0 to 5')
+    if (bad := (x[:, 1] < 0) | (x[:, 1] > 5)).any():
+        raise ValueError(
+            f'{path}, line {number[bad.argmax()]} (frame {x[bad.argmax(), 0]}), column 2'
+            f' (intensity): {x[bad.argmax(), 1]}; it must be 0 to 5'
+        )
     return x[x[:, 0].argsort()]
+
 
 def _disfa_labels(folder, subject, aus):
     "Frame numbers [n], from 1, and intensities [n, K] of one subject"
     frame, y = None, []
     for au in aus:
-        path = folder/f'{subject}_au{au}.txt'
-        if not path.is_file(): raise FileNotFoundError(f'{path} is missing; put the file there, or leave AU {au} out of aus')
+        path = folder / f'{subject}_au{au}.txt'
+        if not path.is_file():
+            raise FileNotFoundError(
+                f'{path} is missing; put the file there, or leave AU {au} out of aus'
+            )
         x = _levels(path)
-        if frame is None: frame, before = x[:, 0], path
+        if frame is None:
+            frame, before = x[:, 0], path
         elif not np.array_equal(frame, x[:, 0]):
             odd = np.setxor1d(frame, x[:, 0])[0]
-            raise ValueError(f'{path} and {before.name} code different frames ({len(x):,} and {len(frame):,}; frame {odd} is in one alone); put the original files back, or leave AU {au} out of aus')
+            raise ValueError(
+                f'{path} and {before.name} code different frames ({len(x):,} and {len(frame):,};'
+                f' frame {odd} is in one alone); put the original files back, or leave AU {au} out'
+                ' of aus'
+            )
         y.append(x[:, 1])
     return frame, np.stack(y, axis=1)
 
 # %% ../nbs/04_lab.ipynb #disfa-activities
 def _ranges(path):
-    "Starts [n], ends [n] and activities [n] of a table of frame ranges, in the order of the frames; its lines; the text of each activity"
+    """Starts [n], ends [n] and activities [n] of a table of frame ranges, in the order of the
+    frames; its lines; the text of each activity
+    """
     lines, number = read_cells(path, '\n')
     cells = [[c.strip() for c in next(csv.reader(line, skipinitialspace=True))] for line in lines]
     same_width(path, cells, number)
     header, rows, number = cells[0], cells[1:], number[1:]
     told = [c for c in ('task', 'emotion') if c in header]
-    if len(told) == 1: raise ValueError(f'{path}, line 1: there is a column {told[0]} and no column {"emotion" if told == ["task"] else "task"}; a text needs both, so add it or remove the other')
+    if len(told) == 1:
+        raise ValueError(
+            f'{path}, line 1: there is a column {told[0]} and no column'
+            f' {"emotion" if told == ["task"] else "task"}; a text needs both, so add it or remove'
+            ' the other'
+        )
     for c in 'start', 'end', 'activity':
-        if header.count(c) != 1: raise ValueError(f'{path}, line 1: {"no column is" if c not in header else "two columns are"} headed {c}; the header must be start,end,activity or start,end,activity,task,emotion')
-    if not rows: raise ValueError(f'{path} has a header and no ranges; write one a line, such as 1,400,clip1')
+        if header.count(c) != 1:
+            raise ValueError(
+                f'{path}, line 1: {"no column is" if c not in header else "two columns are"} headed'
+                f' {c}; the header must be start,end,activity or start,end,activity,task,emotion'
+            )
+    if not rows:
+        raise ValueError(
+            f'{path} has a header and no ranges; write one a line, such as 1,400,clip1'
+        )
     place = {c: header.index(c) for c in ('start', 'end', 'activity', *told)}
     for row, n in zip(rows, number):
         for c in place:
-            if not row[place[c]]: raise ValueError(f'{path}, line {n}, column {place[c] + 1} ({c}) is empty; fill it in or delete the line')
-    x = _whole(path, [[row[place['start']], row[place['end']]] for row in rows], number, [f'{place[c] + 1} ({c})' for c in ('start', 'end')], 'a range is two frame numbers')
+            if not row[place[c]]:
+                raise ValueError(
+                    f'{path}, line {n}, column {place[c] + 1} ({c}) is empty; fill it in or delete'
+                    ' the line'
+                )
+    x = _whole(
+        path,
+        [[row[place['start']], row[place['end']]] for row in rows],
+        number,
+        [f'{place[c] + 1} ({c})' for c in ('start', 'end')],
+        'a range is two frame numbers',
+    )
     order = x[:, 0].argsort(kind='stable')
     x, rows, number = x[order], [rows[i] for i in order], [number[i] for i in order]
     activity, texts = [row[place['activity']] for row in rows], {}
     for i, (start, end) in enumerate(x.tolist()):
-        if start < 1: raise ValueError(f'{path}, line {number[i]}: the range starts at {start}; frames are counted from 1, as in the label files')
-        if end < start: raise ValueError(f'{path}, line {number[i]}: the range ends at {end}, before its start at {start}; mend one of the two')
-        if i and start <= x[i - 1, 1]: raise ValueError(f'{path}, lines {number[i - 1]} and {number[i]}: the ranges {x[i - 1, 0]}-{x[i - 1, 1]} and {start}-{end} overlap; a frame belongs to one activity, so mend one of the two')
+        if start < 1:
+            raise ValueError(
+                f'{path}, line {number[i]}: the range starts at {start}; frames are counted from 1,'
+                ' as in the label files'
+            )
+        if end < start:
+            raise ValueError(
+                f'{path}, line {number[i]}: the range ends at {end}, before its start at {start};'
+                ' mend one of the two'
+            )
+        if i and start <= x[i - 1, 1]:
+            raise ValueError(
+                f'{path}, lines {number[i - 1]} and {number[i]}: the ranges'
+                f' {x[i - 1, 0]}-{x[i - 1, 1]} and {start}-{end} overlap; a frame belongs to one'
+                ' activity, so mend one of the two'
+            )
         if told:
-            text = '{}. The target emotion is {}.'.format(*(rows[i][place[c]].rstrip('.') for c in told))
-            if texts.setdefault(activity[i], text) != text: raise ValueError(f'{path}, line {number[i]}: the activity {activity[i]} has a second text, {text!r} beside {texts[activity[i]]!r}; give both lines the same, or another name to one')
+            text = '{}. The target emotion is {}.'.format(
+                *(rows[i][place[c]].rstrip('.') for c in told)
+            )
+            if texts.setdefault(activity[i], text) != text:
+                raise ValueError(
+                    f'{path}, line {number[i]}: the activity {activity[i]} has a second text,'
+                    f' {text!r} beside {texts[activity[i]]!r}; give both lines the same, or another'
+                    ' name to one'
+                )
     return x[:, 0], x[:, 1], np.array(activity, dtype=object), number, texts
 
 # %% ../nbs/04_lab.ipynb #disfa-folders
 def _camera_folders(root, camera):
-    "Subject -> folder of its images, relative to root: the folders that name the camera, or else those that name none"
+    """Subject -> folder of its images, relative to root: the folders that name the camera, or else
+    those that name none
+    """
     names = re.compile(rf'videos?_{camera}camera(_frames)?', re.I)
     neutral = re.compile(r'images?|img|frames', re.I)
     holders = [('', False)]
     for h in _folders(root):
-        if names.fullmatch(h): holders.append((f'{h}/', True))
-        elif neutral.fullmatch(h): holders += [(f'{h}/', False)] + [(f'{h}/{s}/', True) for s in _folders(root/h) if s.lower() == camera or names.fullmatch(s)]
+        if names.fullmatch(h):
+            holders.append((f'{h}/', True))
+        elif neutral.fullmatch(h):
+            holders += [(f'{h}/', False)] + [
+                (f'{h}/{s}/', True)
+                for s in _folders(root / h)
+                if s.lower() == camera or names.fullmatch(s)
+            ]
     found = {True: {}, False: {}}
     for holder, named in holders:
-        for name in _folders(root/holder):
+        for name in _folders(root / holder):
             if m := re.fullmatch(rf'({camera}video)?(SN\d+)(_comp)?', name, re.I):
                 subject, mine = m[2].upper(), found[named or bool(m[1])]
-                if subject in mine: raise ValueError(f'{root} holds the images of {subject} twice, in {mine[subject]} and in {holder}{name}; keep one of the two folders')
+                if subject in mine:
+                    raise ValueError(
+                        f'{root} holds the images of {subject} twice, in {mine[subject]} and in'
+                        f' {holder}{name}; keep one of the two folders'
+                    )
                 mine[subject] = holder + name
     return found[True] or found[False]
 
 # %% ../nbs/04_lab.ipynb #disfa
 def disfa(
-    root:str|Path|None=None,         # folder with ActionUnit_Labels and the frames; None takes the environment variable CLEF_DISFA
-    aus:list[int]|None=None,         # AUs to read, any of DISFA_CODED; None for the eight that papers score, DISFA_AUS
-    threshold:int=2,                 # an AU is present from this intensity on, 1 to 5
-    activities:str|Path|None=None,   # CSV start,end,activity[,task,emotion] of frame ranges, counted from 1; None takes activities.csv below root where there is one
-    camera:str='left',               # 'left' or 'right'
-    missing:str='error',             # labels without an image, or images of a subject without labels: 'error' stops, 'drop' leaves them out and warns with the counts
-    first_image:int|None=None,       # number of each video's first image, 0 or 1; None takes 0 where a folder has an image 0, and asks otherwise
-) -> FrameTable:                     # frames counted from 1; AU<n> and AU<n>_intensity; one sequence a video, such as SN001_left; the three folds, counts in notes
-    """Read DISFA (Mavadati et al. 2013) or its twin: labels counted from 1 meet images counted from 0, an AU is present at `threshold` or above, and the intensities are kept. The activity is missing outside the ranges.
-    Raises FileNotFoundError for a root, a label file, an image or a table of activities that is not there, and ValueError for a line that is no frame,intensity, a subject outside the 27, an AU that was not coded, images that may be counted from 1, ranges that overlap, or an impossible argument."""
+    # folder with ActionUnit_Labels and the frames; None takes the environment variable CLEF_DISFA
+    root: str | Path | None = None,
+    # AUs to read, any of DISFA_CODED; None for the eight that papers score, DISFA_AUS
+    aus: list[int] | None = None,
+    threshold: int = 2,  # an AU is present from this intensity on, 1 to 5
+    # CSV start,end,activity[,task,emotion] of frame ranges, counted from 1; None takes
+    # activities.csv below root where there is one
+    activities: str | Path | None = None,
+    camera: str = 'left',  # 'left' or 'right'
+    # labels without an image, or images of a subject without labels: 'error' stops, 'drop' leaves
+    # them out and warns with the counts
+    missing: str = 'error',
+    # number of each video's first image, 0 or 1; None takes 0 where a folder has an image 0, and
+    # asks otherwise
+    first_image: int | None = None,
+    # frames counted from 1; AU<n> and AU<n>_intensity; one sequence a video, such as SN001_left;
+    # the three folds, counts in notes
+) -> FrameTable:
+    """Read DISFA (Mavadati et al. 2013) or its twin: labels counted from 1 meet images counted from
+    0, an AU is present at `threshold` or above, and the intensities are kept.
+
+    The activity is missing outside the ranges. Raises FileNotFoundError for a root, a label file,
+    an image or a table of activities that is not there, and ValueError for a line that is no
+    frame,intensity, a subject outside the 27, an AU that was not coded, images that may be counted
+    from 1, ranges that overlap, or an impossible argument.
+    """
     aus = _arguments(aus, DISFA_AUS, missing)
-    if strange := [a for a in aus if a not in DISFA_CODED]: raise ValueError(f'DISFA has no AU {strange[0]}; it codes {", ".join(map(str, DISFA_CODED))}')
-    if isinstance(threshold, bool) or threshold not in (1, 2, 3, 4, 5): raise ValueError(f'threshold is {threshold!r}; it must be an intensity from 1 to 5, and papers use 2')
-    if camera not in ('left', 'right'): raise ValueError(f"camera is {camera!r}; it must be 'left' or 'right'")
-    if isinstance(first_image, bool) or first_image not in (None, 0, 1): raise ValueError(f'first_image is {first_image!r}; it must be 0 or 1, or None to look')
+    if strange := [a for a in aus if a not in DISFA_CODED]:
+        raise ValueError(
+            f'DISFA has no AU {strange[0]}; it codes {", ".join(map(str, DISFA_CODED))}'
+        )
+    if isinstance(threshold, bool) or threshold not in (1, 2, 3, 4, 5):
+        raise ValueError(
+            f'threshold is {threshold!r}; it must be an intensity from 1 to 5, and papers use 2'
+        )
+    if camera not in ('left', 'right'):
+        raise ValueError(f"camera is {camera!r}; it must be 'left' or 'right'")
+    if isinstance(first_image, bool) or first_image not in (None, 0, 1):
+        raise ValueError(f'first_image is {first_image!r}; it must be 0 or 1, or None to look')
     root = data_root(root, 'DISFA', 'CLEF_DISFA', 'ActionUnit_Labels and Videos_LeftCamera')
-    labels = root/'ActionUnit_Labels'
-    if not labels.is_dir(): raise FileNotFoundError(f'{labels} does not exist; root must be the folder that holds ActionUnit_Labels, and {root} holds {", ".join(_folders(root)[:5]) or "no folders"}')
-    coded, imaged = {s for s in _folders(labels) if re.fullmatch(r'SN\d+', s, re.I)}, _camera_folders(root, camera)
-    if not coded: raise FileNotFoundError(f'{labels} holds no folders such as SN001; put the label files there')
+    labels = root / 'ActionUnit_Labels'
+    if not labels.is_dir():
+        raise FileNotFoundError(
+            f'{labels} does not exist; root must be the folder that holds ActionUnit_Labels, and'
+            f' {root} holds {", ".join(_folders(root)[:5]) or "no folders"}'
+        )
+    coded, imaged = (
+        {s for s in _folders(labels) if re.fullmatch(r'SN\d+', s, re.I)},
+        _camera_folders(root, camera),
+    )
+    if not coded:
+        raise FileNotFoundError(
+            f'{labels} holds no folders such as SN001; put the label files there'
+        )
     official = set(sum(DISFA_PARTS, []))
     if strange := sorted((coded | set(imaged)) - official):
-        raise ValueError(f'{labels/strange[0] if strange[0] in coded else root/imaged[strange[0]]}: {strange[0]} is none of the 27 subjects of DISFA, SN001-SN032 without 14, 15, 19, 20 and 22; rename or move the folder away')
+        raise ValueError(
+            f'{labels / strange[0] if strange[0] in coded else root / imaged[strange[0]]}:'
+            f' {strange[0]} is none of the 27 subjects of DISFA, SN001-SN032 without 14, 15, 19, 20'
+            ' and 22; rename or move the folder away'
+        )
     home = f'Videos_{camera.capitalize()}Camera'
-    if not imaged: raise FileNotFoundError(f'{root} holds no frames of the {camera} camera; DISFA comes as videos, so extract the frames of each, the first as 0.jpg, into folders such as {root/home}/{camera.capitalize()}VideoSN001_comp')
+    if not imaged:
+        raise FileNotFoundError(
+            f'{root} holds no frames of the {camera} camera; DISFA comes as videos, so extract the'
+            ' frames of each, the first as 0.jpg, into folders such as'
+            f' {root / home}/{camera.capitalize()}VideoSN001_comp'
+        )
 
     runs, orphans = [], []
     for s in sorted(coded | set(imaged)):
         folder = imaged.get(s, f'{home}/{camera.capitalize()}Video{s}_comp')
-        images = _images(root/folder, prefix=True) if s in imaged else {}
+        images = _images(root / folder, prefix=True) if s in imaged else {}
         if s not in coded:
-            if images: orphans.append((labels/s, folder, len(images)))
+            if images:
+                orphans.append((labels / s, folder, len(images)))
             continue
         if images and first_image is None and 0 not in images:
             n = min(images)
-            raise ValueError(f"{root/folder} begins with {images[n]}, and DISFA's images are counted from 0, its labels from 1. If the frames were extracted counting from 1, as ffmpeg does, say first_image=1; if image 0 is merely not there, say first_image=0")
-        if first_image == 1 and 0 in images: raise ValueError(f'{root/folder} has an image 0 ({images[0]}), so its images are not counted from 1; leave first_image out, or number the folder anew')
-        runs.append(_Run(f'{s}_{camera}', s, None, folder, images, *_disfa_labels(labels/s, s, aus), labels/s, 1 - (first_image or 0)))
+            raise ValueError(
+                f"{root / folder} begins with {images[n]}, and DISFA's images are counted from 0,"
+                ' its labels from 1. If the frames were extracted counting from 1, as ffmpeg does,'
+                ' say first_image=1; if image 0 is merely not there, say first_image=0'
+            )
+        if first_image == 1 and 0 in images:
+            raise ValueError(
+                f'{root / folder} has an image 0 ({images[0]}), so its images are not counted from'
+                ' 1; leave first_image out, or number the folder anew'
+            )
+        runs.append(
+            _Run(
+                f'{s}_{camera}',
+                s,
+                None,
+                folder,
+                images,
+                *_disfa_labels(labels / s, s, aus),
+                labels / s,
+                1 - (first_image or 0),
+            )
+        )
     coded_frames = np.unique(np.concatenate([r.frame for r in runs]))
     runs, paths, notes = _paired(root, runs, orphans, missing)
     y = np.concatenate([r.y for r in runs])
     df = _rows(runs, paths, aus, (y >= threshold).astype(np.int64))
-    for k, au in enumerate(aus): df[f'AU{au}_intensity'] = y[:, k].astype(np.float32)
+    for k, au in enumerate(aus):
+        df[f'AU{au}_intensity'] = y[:, k].astype(np.float32)
 
     texts = None
-    if activities is None and (root/'activities.csv').is_file(): activities = root/'activities.csv'
+    if activities is None and (root / 'activities.csv').is_file():
+        activities = root / 'activities.csv'
     if activities is not None:
-        if not Path(activities).is_file(): raise FileNotFoundError(f'{activities} does not exist; give a CSV with the columns start,end,activity')
+        if not Path(activities).is_file():
+            raise FileNotFoundError(
+                f'{activities} does not exist; give a CSV with the columns start,end,activity'
+            )
         start, end, name, number, texts = _ranges(activities)
-        empty = np.searchsorted(coded_frames, start) == np.searchsorted(coded_frames, end, side='right')
-        if empty.any(): raise ValueError(f'{activities}, line {number[empty.argmax()]}: no coded frame lies in the range {start[empty.argmax()]}-{end[empty.argmax()]}; frames are counted from 1 and go up to {coded_frames[-1]:,}, so mend the range or delete the line')
+        empty = np.searchsorted(coded_frames, start) == np.searchsorted(
+            coded_frames, end, side='right'
+        )
+        if empty.any():
+            raise ValueError(
+                f'{activities}, line {number[empty.argmax()]}: no coded frame lies in the range'
+                f' {start[empty.argmax()]}-{end[empty.argmax()]}; frames are counted from 1 and go'
+                f' up to {coded_frames[-1]:,}, so mend the range or delete the line'
+            )
         frame = df['frame'].to_numpy()
         i = np.searchsorted(start, frame, side='right') - 1
         df['activity'] = np.where((i >= 0) & (frame <= end[i]), name[i], None)

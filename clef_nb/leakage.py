@@ -19,58 +19,114 @@ from .metrics import concordance, _array
 # %% ../nbs/11_leakage.ipynb #known-factors
 _AUS = (12, 1, 2, 4, 6, 7, 10, 14, 15, 17, 23, 24)
 
+
 def known_factors(
-    identity:float=0.,  # strength of the part that depends on the subject alone
-    activity:float=0.,  # strength of the part that depends on the activity alone
-    au:float=0.,        # strength of the part that depends on the intensity of one AU, for each AU
-    sequence:float=0.,  # strength of the part that belongs to one subject in one activity
-    noise:float=1.,     # strength of the part that belongs to one frame
-    flip:bool=False,    # identity part with alternating sign: zero mean per subject, hence out of reach of linear probes
-    n_subjects:int=14,  # subjects
-    n_activities:int=8, # activities, named T1, T2, ...
-    frames:int=36,      # frames per subject and activity
-    dim:int=128,        # dimensions
-    seed:int=0,         # seed of all draws
-    aus:int=1,          # AUs, 1 to 12: AU12 and then BP4D's others
-    tangled:bool=False, # AUs move the embedding along directions in which people differ, so that who loses the one loses the other
-) -> tuple[np.ndarray, pd.DataFrame]: # embeddings of unit norm, float32 [N, dim], and a table with subject, activity, AU12_intensity (0..5) and the other AUs
-    "Made-up embeddings in which you know how much identity there is: a sum of random directions per subject, activity, AU and sequence, and noise."
-    if not 1 <= aus <= len(_AUS): raise ValueError(f'aus must be between 1 and {len(_AUS)}, not {aus}')
+    identity: float = 0.0,  # strength of the part that depends on the subject alone
+    activity: float = 0.0,  # strength of the part that depends on the activity alone
+    # strength of the part that depends on the intensity of one AU, for each AU
+    au: float = 0.0,
+    sequence: float = 0.0,  # strength of the part that belongs to one subject in one activity
+    noise: float = 1.0,  # strength of the part that belongs to one frame
+    # identity part with alternating sign: zero mean per subject, hence out of reach of linear
+    # probes
+    flip: bool = False,
+    n_subjects: int = 14,  # subjects
+    n_activities: int = 8,  # activities, named T1, T2, ...
+    frames: int = 36,  # frames per subject and activity
+    dim: int = 128,  # dimensions
+    seed: int = 0,  # seed of all draws
+    aus: int = 1,  # AUs, 1 to 12: AU12 and then BP4D's others
+    # AUs move the embedding along directions in which people differ, so that who loses the one
+    # loses the other
+    tangled: bool = False,
+    # embeddings of unit norm, float32 [N, dim], and a table with subject, activity, AU12_intensity
+    # (0..5) and the other AUs
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """Made-up embeddings in which you know how much identity there is: a sum of random directions
+    per subject, activity, AU and sequence, and noise.
+    """
+    if not 1 <= aus <= len(_AUS):
+        raise ValueError(f'aus must be between 1 and {len(_AUS)}, not {aus}')
     rng, more = np.random.default_rng(seed), np.random.default_rng((seed, 1))
     s = np.repeat(np.arange(n_subjects), n_activities * frames)
     a = np.tile(np.repeat(np.arange(n_activities), frames), n_subjects)
     f = np.tile(np.arange(frames), n_subjects * n_activities)
-    U, A, Q, w = (rng.normal(size=(n, dim)) for n in (n_subjects, n_activities, n_subjects * n_activities, 1))
-    course, shape = np.sin(np.pi * (f + .5) / frames), (n_subjects, n_activities)
+    U, A, Q, w = (
+        rng.normal(size=(n, dim)) for n in (n_subjects, n_activities, n_subjects * n_activities, 1)
+    )
+    course, shape = np.sin(np.pi * (f + 0.5) / frames), (n_subjects, n_activities)
     level = 5 * course * rng.random(shape)[s, a] * (a % 3 == 0)
-    levels = np.stack([level, *(5 * course * more.random(shape)[s, a] * ((a + k) % 3 == 0) for k in range(1, aus))], 1)
+    levels = np.stack(
+        [
+            level,
+            *(5 * course * more.random(shape)[s, a] * ((a + k) % 3 == 0) for k in range(1, aus)),
+        ],
+        1,
+    )
     w = np.concatenate([w, more.normal(size=(aus - 1, dim))])
-    if tangled: w = more.normal(size=(aus, n_subjects)) @ (U - U.mean(0)) / np.sqrt(n_subjects)
+    if tangled:
+        w = more.normal(size=(aus, n_subjects)) @ (U - U.mean(0)) / np.sqrt(n_subjects)
     sign = np.where(f % 2, -1, 1)[:, None] if flip else 1
-    z = identity * sign * U[s] + activity * A[a] + sequence * Q[s * n_activities + a] + au * levels / 5 @ w + noise * rng.normal(size=(len(s), dim))
+    z = (
+        identity * sign * U[s]
+        + activity * A[a]
+        + sequence * Q[s * n_activities + a]
+        + au * levels / 5 @ w
+        + noise * rng.normal(size=(len(s), dim))
+    )
     z /= np.linalg.norm(z, axis=1, keepdims=True).clip(1e-12)
-    table = pd.DataFrame({'subject': [f'F{i + 1:03}' for i in s], 'activity': [f'T{i + 1}' for i in a]} | {f'AU{n}_intensity': x for n, x in zip(_AUS, levels.T)})
+    table = pd.DataFrame(
+        {'subject': [f'F{i + 1:03}' for i in s], 'activity': [f'T{i + 1}' for i in a]}
+        | {f'AU{n}_intensity': x for n, x in zip(_AUS, levels.T)}
+    )
     return z.astype(np.float32), table
 
 # %% ../nbs/11_leakage.ipynb #checked
-class _Unanswerable(ValueError): "What cannot be asked of these frames: an error of the measure, nan in the report"
+class _Unanswerable(ValueError):
+    "What cannot be asked of these frames: an error of the measure, nan in the report"
+
 
 def _codes(x, name, n):
     "Integer code per frame of the sorted distinct labels, and those labels"
-    if np.ndim(x) != 1 or len(x) != n: raise ValueError(f'{name} must be one label a frame: z has {n} frames, but the shape of {name} is {np.shape(x)}')
+    if np.ndim(x) != 1 or len(x) != n:
+        raise ValueError(
+            f'{name} must be one label a frame: z has {n} frames, but the shape of {name} is'
+            f' {np.shape(x)}'
+        )
     codes, names = pd.factorize(np.asarray(x), sort=True)
-    if (codes < 0).any(): raise ValueError(f'row {(codes < 0).argmax()}: {name} is missing; leave the row out of z, subject and activity')
-    if len(names) < 2: raise ValueError(f'all frames are of one {name} ({names[0]}); identity can only be measured with two or more' if len(names) else 'z has no frames')
+    if (codes < 0).any():
+        raise ValueError(
+            f'row {(codes < 0).argmax()}: {name} is missing; leave the row out of z, subject and'
+            ' activity'
+        )
+    if len(names) < 2:
+        raise ValueError(
+            f'all frames are of one {name} ({names[0]}); identity can only be measured with two or'
+            ' more'
+            if len(names)
+            else 'z has no frames'
+        )
     return codes, names
+
 
 def _unit(z):
     "Unit rows in float64"
     z = _array(z, 'z')
-    if z.ndim != 2: raise ValueError(f'z must be frames by dimensions, but its shape is {z.shape}')
-    if (bad := ~np.isfinite(z).all(1)).any(): raise ValueError(f'row {bad.argmax()} of z has a value that is not finite; embed that frame again or leave it out')
+    if z.ndim != 2:
+        raise ValueError(f'z must be frames by dimensions, but its shape is {z.shape}')
+    if (bad := ~np.isfinite(z).all(1)).any():
+        raise ValueError(
+            f'row {bad.argmax()} of z has a value that is not finite; embed that frame again or'
+            ' leave it out'
+        )
     norm = np.linalg.norm(z, axis=1, keepdims=True)
-    if (norm == 0).any(): raise ValueError(f'row {(norm == 0).argmax()} of z is all zeros and has no direction; embed that frame again or leave it out')
+    if (norm == 0).any():
+        raise ValueError(
+            f'row {(norm == 0).argmax()} of z is all zeros and has no direction; embed that frame'
+            ' again or leave it out'
+        )
     return z / norm
+
 
 def _checked(z, subject, activity):
     "Unit rows in float64, codes of subjects and activities, and the names of both"
@@ -78,48 +134,74 @@ def _checked(z, subject, activity):
     s, subjects = _codes(subject, 'subject', len(z))
     a, activities = _codes(activity, 'activity', len(z))
     there = _there(s, a)
-    if (few := there.sum(1) < 2).any(): raise ValueError(f'subject {subjects[few.argmax()]} has frames of one activity only and cannot be recognised across activities; leave the subject out')
-    if (few := there.sum(0) < 2).any(): raise ValueError(f'activity {activities[few.argmax()]} has frames of one subject only; leave the activity out')
+    if (few := there.sum(1) < 2).any():
+        raise ValueError(
+            f'subject {subjects[few.argmax()]} has frames of one activity only and cannot be'
+            ' recognised across activities; leave the subject out'
+        )
+    if (few := there.sum(0) < 2).any():
+        raise ValueError(
+            f'activity {activities[few.argmax()]} has frames of one subject only; leave the'
+            ' activity out'
+        )
     return z, s, a, subjects, activities
+
 
 def _there(s, a):
     "Which subjects have frames of which activity"
-    there = np.zeros((s.max() + 1, a.max() + 1), bool); there[s, a] = True
+    there = np.zeros((s.max() + 1, a.max() + 1), bool)
+    there[s, a] = True
     return there
+
 
 def _by_subject(value, s, subjects, per_subject):
     "Mean of a value per frame for each subject; their mean unless the Series is asked for"
-    out = pd.Series(np.bincount(s, value, len(subjects)) / np.bincount(s, minlength=len(subjects)), index=pd.Index(subjects, name='subject'))
+    out = pd.Series(
+        np.bincount(s, value, len(subjects)) / np.bincount(s, minlength=len(subjects)),
+        index=pd.Index(subjects, name='subject'),
+    )
     return out if per_subject else float(out.mean())
 
 # %% ../nbs/11_leakage.ipynb #interval
 def _draws(S, n_boot, seed):
     "How often each of S subjects is drawn, [n_boot, S]; those of `subject_bootstrap`"
-    if n_boot < 1: raise ValueError(f'n_boot must be 1 or more, not {n_boot}')
+    if n_boot < 1:
+        raise ValueError(f'n_boot must be 1 or more, not {n_boot}')
     return np.random.default_rng(seed).multinomial(S, np.full(S, 1 / S), n_boot).astype(float)
 
-def _interval(draws, S, value=0., wider=1.):
-    "Ends of the expanded percentile interval (Hesterberg 2015): quantiles further out, as Student's t is for S subjects, and `wider` times as far from the value; nan draws are left out"
-    tail = stats.norm.cdf(np.sqrt(S / (S - 1)) * stats.t.ppf(.025, S - 1))
+
+def _interval(draws, S, value=0.0, wider=1.0):
+    """Ends of the expanded percentile interval (Hesterberg 2015): quantiles further out, as
+    Student's t is for S subjects, and `wider` times as far from the value; nan draws are left
+    out
+    """
+    tail = stats.norm.cdf(np.sqrt(S / (S - 1)) * stats.t.ppf(0.025, S - 1))
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', 'All-NaN', RuntimeWarning)
         return value + wider * (np.nanquantile(draws, [tail, 1 - tail], axis=0) - value)
 
 # %% ../nbs/11_leakage.ipynb #discriminant
-def _discriminant(z, y, n, shrinkage=.1):
-    "Linear discriminant with equal priors: a function from rows to the scores of `n` classes, log posteriors but for a constant a row; -inf for a class without rows"
-    if not 0 <= shrinkage <= 1: raise ValueError(f'shrinkage must be between 0 and 1, not {shrinkage}')
+def _discriminant(z, y, n, shrinkage=0.1):
+    """Linear discriminant with equal priors: a function from rows to the scores of `n` classes, log
+    posteriors but for a constant a row; -inf for a class without rows
+    """
+    if not 0 <= shrinkage <= 1:
+        raise ValueError(f'shrinkage must be between 0 and 1, not {shrinkage}')
     count, middle = np.bincount(y, minlength=n), z.mean(0)
-    one_hot = np.zeros((len(z), n)); one_hot[np.arange(len(z)), y] = 1
+    one_hot = np.zeros((len(z), n))
+    one_hot[np.arange(len(z)), y] = 1
     mean = one_hot.T @ (z - middle) / count.clip(1)[:, None]
-    rest = (z - middle - mean[y]) / np.sqrt(count[y] * (count > 0).sum())[:, None]     # every class weighs the same
+    # every class weighs the same
+    rest = (z - middle - mean[y]) / np.sqrt(count[y] * (count > 0).sum())[:, None]
     cov, dim = rest.T @ rest, z.shape[1]
-    cov = (1 - shrinkage) * cov + (shrinkage * np.trace(cov) / dim + 1e-12) * np.eye(dim) # the last for classes that do not vary; rows have unit length
+    # the last for classes that do not vary; rows have unit length
+    cov = (1 - shrinkage) * cov + (shrinkage * np.trace(cov) / dim + 1e-12) * np.eye(dim)
     weight = np.linalg.solve(cov, mean.T)
-    offset = np.where(count > 0, -.5 * (mean.T * weight).sum(0), -np.inf)
+    offset = np.where(count > 0, -0.5 * (mean.T * weight).sum(0), -np.inf)
     return lambda x: (x - middle) @ weight + offset
 
-def _recognised(z, y, fold, n, shrinkage=.1):
+
+def _recognised(z, y, fold, n, shrinkage=0.1):
     "Which frames a discriminant that was trained on the other folds gives their class"
     right = np.zeros(len(z))
     for g in range(fold.max() + 1):
@@ -127,158 +209,233 @@ def _recognised(z, y, fold, n, shrinkage=.1):
         right[test] = _discriminant(z[~test], y[~test], n, shrinkage)(z[test]).argmax(1) == y[test]
     return right
 
+
 def _rotation(s, a, subjects, activities, rotations):
     "Group of each frame's activity; every subject is in two groups or more"
-    if not 2 <= rotations: raise ValueError(f'rotations must be 2 or more, not {rotations}')
+    if not 2 <= rotations:
+        raise ValueError(f'rotations must be 2 or more, not {rotations}')
     group = a % min(rotations, len(activities))
-    if (lost := _there(s, group).sum(1) < 2).any(): raise ValueError(f'all activities of subject {subjects[lost.argmax()]} fall into one group of the rotation; take rotations={len(activities)}')
+    if (lost := _there(s, group).sum(1) < 2).any():
+        raise ValueError(
+            f'all activities of subject {subjects[lost.argmax()]} fall into one group of the'
+            f' rotation; take rotations={len(activities)}'
+        )
     return group
 
 # %% ../nbs/11_leakage.ipynb #id-accuracy
 def id_accuracy(
-    z:np.ndarray,           # embeddings, [N, D]; normalised here
-    subject:np.ndarray,     # subject of each frame, [N], any labels
-    activity:np.ndarray,    # activity of each frame, [N], any labels
-    rotations:int=4,        # groups into which the activities are dealt; each is tested once
-    shrinkage:float=.1,     # of the probe's covariance towards a multiple of the identity, 0..1
-    per_subject:bool=False, # give one value a subject
-) -> float|pd.Series:       # accuracy, mean over subjects; chance is 1/S
-    """
-    ID accuracy: how often a linear probe names the subject in activities it was not trained on.
+    z: np.ndarray,  # embeddings, [N, D]; normalised here
+    subject: np.ndarray,  # subject of each frame, [N], any labels
+    activity: np.ndarray,  # activity of each frame, [N], any labels
+    # groups into which the activities are dealt; each is tested once
+    rotations: int = 4,
+    # of the probe's covariance towards a multiple of the identity, 0..1
+    shrinkage: float = 0.1,
+    per_subject: bool = False,  # give one value a subject
+) -> float | pd.Series:  # accuracy, mean over subjects; chance is 1/S
+    """ID accuracy: how often a linear probe names the subject in activities it was not trained on.
 
-    Activities, sorted, are dealt into `rotations` disjoint groups; each is tested once by a probe trained on the others.
-    Source: linear probes of Alain and Bengio (2016); the probe is a discriminant with shrunken shared covariance
-    (Friedman 1989) and equal priors. The split by activity is ours: on random frames a probe recognises the video.
-    Blind spot: identity without a linear trace; and it says that identity can be read out, not that it dominates.
-    Raises ValueError for one subject, one activity, unequal lengths, missing labels and rows that are nan or zero.
+    Activities, sorted, are dealt into `rotations` disjoint groups; each is tested once by a probe
+    trained on the others. Source: linear probes of Alain and Bengio (2016); the probe is a
+    discriminant with shrunken shared covariance (Friedman 1989) and equal priors. The split by
+    activity is ours: on random frames a probe recognises the video. Blind spot: identity without a
+    linear trace; and it says that identity can be read out, not that it dominates. Raises
+    ValueError for one subject, one activity, unequal lengths, missing labels and rows that are nan
+    or zero.
     """
     z, s, a, subjects, activities = _checked(z, subject, activity)
-    right = _recognised(z, s, _rotation(s, a, subjects, activities, rotations), len(subjects), shrinkage)
+    right = _recognised(
+        z, s, _rotation(s, a, subjects, activities, rotations), len(subjects), shrinkage
+    )
     return _by_subject(right, s, subjects, per_subject)
 
 # %% ../nbs/11_leakage.ipynb #selectivity
-_PARTS = {'selectivity': ('random_frames', 'control_task'), 'amnesic_difference': ('before', 'without_subject', 'without_shuffled')}
+_PARTS = {
+    'selectivity': ('random_frames', 'control_task'),
+    'amnesic_difference': ('before', 'without_subject', 'without_shuffled'),
+}
+
+
 def _cells(z, s, a):
     "Mean embedding of every sequence, [S, A, D]; zeros where there is none"
     S, A = s.max() + 1, a.max() + 1
     order = np.argsort(s * A + a, kind='stable')
     code, first, count = np.unique((s * A + a)[order], return_index=True, return_counts=True)
-    out = np.zeros((S * A, z.shape[1])); out[code] = np.add.reduceat(z[order], first) / count[:, None]
+    out = np.zeros((S * A, z.shape[1]))
+    out[code] = np.add.reduceat(z[order], first) / count[:, None]
     return out.reshape(S, A, -1)
 
+
 def _deal(s, a, folds, seed):
-    "Random fold of each frame, every sequence and every subject spread over the folds as evenly as can be"
-    if not 2 <= folds: raise ValueError(f'folds must be 2 or more, not {folds}')
+    """Random fold of each frame, every sequence and every subject spread over the folds as evenly
+    as can be
+    """
+    if not 2 <= folds:
+        raise ValueError(f'folds must be 2 or more, not {folds}')
     order = np.lexsort((np.random.default_rng(seed).random(len(s)), a, s))
     first = np.searchsorted(s[order], s[order])
-    fold = np.empty(len(s), int); fold[order] = (np.arange(len(s)) - first) % folds
+    fold = np.empty(len(s), int)
+    fold[order] = (np.arange(len(s)) - first) % folds
     return fold
 
+
 def _shuffled(s, a, rng):
-    "Another subject's label for every sequence, the same ones within each activity: true of the sequence, untrue across activities"
+    """Another subject's label for every sequence, the same ones within each activity: true of the
+    sequence, untrue across activities
+    """
     out = np.empty_like(s)
     for j in range(a.max() + 1):
         here, back = np.unique(s[a == j], return_inverse=True)
         out[a == j] = rng.permutation(here)[back]
     return out
 
-def selectivity(
-    z:np.ndarray,             # embeddings, [N, D]; normalised here
-    subject:np.ndarray,       # subject of each frame, [N], any labels
-    activity:np.ndarray,      # activity of each frame, [N], any labels
-    folds:int=4,              # random parts of the frames; each is tested once
-    controls:int=3,           # control tasks that are averaged
-    seed:int=0,               # seed of folds and control tasks
-    per_subject:bool=False,   # give one row a subject
-    parts:bool=False,         # give both accuracies beside their difference
-) -> float|pd.Series|pd.DataFrame: # difference of the accuracies, mean over subjects; chance is 0. With parts: random_frames, control_task, selectivity
-    """
-    Selectivity: ID accuracy on random frames, minus that of a control task which gives every sequence the label of a random subject.
 
-    What the probe can reach by remembering videos, it reaches in both tasks (Hewitt and Liang 2019). The control shuffles the subjects of
-    each activity, so both tasks have as many classes, sequences and activities. Blind spot: memory in both tasks hits the ceiling
-    where sequences are told apart well, and identity then shows no difference; and what is not linear. Raises as `id_accuracy` does.
+def selectivity(
+    z: np.ndarray,  # embeddings, [N, D]; normalised here
+    subject: np.ndarray,  # subject of each frame, [N], any labels
+    activity: np.ndarray,  # activity of each frame, [N], any labels
+    folds: int = 4,  # random parts of the frames; each is tested once
+    controls: int = 3,  # control tasks that are averaged
+    seed: int = 0,  # seed of folds and control tasks
+    per_subject: bool = False,  # give one row a subject
+    parts: bool = False,  # give both accuracies beside their difference
+    # difference of the accuracies, mean over subjects; chance is 0. With parts: random_frames,
+    # control_task, selectivity
+) -> float | pd.Series | pd.DataFrame:
+    """Selectivity: ID accuracy on random frames, minus that of a control task which gives every
+    sequence the label of a random subject.
+
+    What the probe can reach by remembering videos, it reaches in both tasks (Hewitt and Liang
+    2019). The control shuffles the subjects of each activity, so both tasks have as many classes,
+    sequences and activities. Blind spot: memory in both tasks hits the ceiling where sequences are
+    told apart well, and identity then shows no difference; and what is not linear. Raises as
+    `id_accuracy` does.
     """
     z, s, a, subjects, _ = _checked(z, subject, activity)
-    if controls < 1: raise ValueError(f'controls must be 1 or more, not {controls}')
+    if controls < 1:
+        raise ValueError(f'controls must be 1 or more, not {controls}')
     fold, rng = _deal(s, a, folds, seed), np.random.default_rng(seed)
     random = _recognised(z, s, fold, len(subjects))
-    control = np.mean([_recognised(z, _shuffled(s, a, rng), fold, len(subjects)) for _ in range(controls)], 0)
-    each = {k: _by_subject(v, s, subjects, True) for k, v in (('random_frames', random), ('control_task', control), ('selectivity', random - control))}
-    if parts: return pd.DataFrame(each) if per_subject else pd.DataFrame(each).mean()
+    control = np.mean(
+        [_recognised(z, _shuffled(s, a, rng), fold, len(subjects)) for _ in range(controls)], 0
+    )
+    each = {
+        k: _by_subject(v, s, subjects, True)
+        for k, v in (
+            ('random_frames', random),
+            ('control_task', control),
+            ('selectivity', random - control),
+        )
+    }
+    if parts:
+        return pd.DataFrame(each) if per_subject else pd.DataFrame(each).mean()
     return each['selectivity'] if per_subject else float(each['selectivity'].mean())
 
 # %% ../nbs/11_leakage.ipynb #v-information
-def _log_softmax(score, sharpness=1.):
+def _log_softmax(score, sharpness=1.0):
     "Row-wise, -inf allowed"
     x = np.where(np.isneginf(score), score, sharpness * np.where(np.isneginf(score), 0, score))
     x = x - x.max(1, keepdims=True)
     return x - np.log(np.exp(x).sum(1, keepdims=True))
 
+
 def _sharpness(score, y, halvings=16):
-    "Inverse temperature, 0 or more, with the least cross-entropy; that is convex in it, so its slope is bisected"
+    """Inverse temperature, 0 or more, with the least cross-entropy; that is convex in it, so its
+    slope is bisected
+    """
     finite = np.where(np.isneginf(score), 0, score)
     own = finite[np.arange(len(y)), y]
-    def slope(b): return ((np.exp(_log_softmax(score, b)) * finite).sum(1) - own).mean()
-    low, high = 0., 1.
-    if slope(low) >= 0: return low
-    while slope(high) < 0 and high < 1e6: low, high = high, 2 * high
+
+    def slope(b):
+        return ((np.exp(_log_softmax(score, b)) * finite).sum(1) - own).mean()
+
+    low, high = 0.0, 1.0
+    if slope(low) >= 0:
+        return low
+    while slope(high) < 0 and high < 1e6:
+        low, high = high, 2 * high
     for _ in range(halvings):
         middle = (low + high) / 2
         low, high = (low, middle) if slope(middle) > 0 else (middle, high)
     return (low + high) / 2
 
+
 def _bits(z, y, a, group, allowed):
-    "Bits per frame that the probe saves over a guess among the subjects that are allowed in the frame's activity"
+    """Bits per frame that the probe saves over a guess among the subjects that are allowed in the
+    frame's activity
+    """
     n, bits = allowed.shape[1], np.zeros(len(z))
-    def score(train, rows): return np.where(allowed[a[rows]], _discriminant(z[train], y[train], n)(z[rows]), -np.inf)
+
+    def score(train, rows):
+        return np.where(allowed[a[rows]], _discriminant(z[train], y[train], n)(z[rows]), -np.inf)
+
     for g in range(group.max() + 1):
         test, held = group == g, []
-        for h in set(range(group.max() + 1)) - {g}:              # each other group is held out once, for the temperature
+        # each other group is held out once, for the temperature
+        for h in set(range(group.max() + 1)) - {g}:
             train = ~test & (group != h)
             rows = (group == h) & np.isin(y, y[train])
-            if rows.any(): held.append((score(train, rows), y[rows]))
-        sharp = _sharpness(*(np.concatenate(x) for x in zip(*held))) if held else 0.
-        bits[test] = _log_softmax(score(~test, test), sharp)[np.arange(test.sum()), y[test]] / np.log(2)
-    return (bits + np.log2(allowed.sum(1))[a]).round(12)             # a guess saves nothing, exactly
+            if rows.any():
+                held.append((score(train, rows), y[rows]))
+        sharp = _sharpness(*(np.concatenate(x) for x in zip(*held))) if held else 0.0
+        bits[test] = _log_softmax(score(~test, test), sharp)[
+            np.arange(test.sum()), y[test]
+        ] / np.log(2)
+    # a guess saves nothing, exactly
+    return (bits + np.log2(allowed.sum(1))[a]).round(12)
+
 
 def v_information(
-    z:np.ndarray,              # embeddings, [N, D]; normalised here
-    subject:np.ndarray,        # subject of each frame, [N], any labels
-    activity:np.ndarray,       # activity of each frame, [N], any labels
-    given_activity:bool=False, # what z tells to one who knows the activity already
-    rotations:int=4,           # groups into which the activities are dealt; each is tested once
-    controls:int=3,            # shuffled labellings that are averaged
-    seed:int=0,                # seed of the shuffles
-    per_subject:bool=False,    # give one value a subject, which may be negative
-) -> float|pd.Series:          # bits, mean over subjects, 0 to log2 S; chance is 0
-    """
-    V-information about the subject in bits (Xu et al. 2020), V the linear softmax probes, minus its value for shuffled sequence labels.
+    z: np.ndarray,  # embeddings, [N, D]; normalised here
+    subject: np.ndarray,  # subject of each frame, [N], any labels
+    activity: np.ndarray,  # activity of each frame, [N], any labels
+    given_activity: bool = False,  # what z tells to one who knows the activity already
+    # groups into which the activities are dealt; each is tested once
+    rotations: int = 4,
+    controls: int = 3,  # shuffled labellings that are averaged
+    seed: int = 0,  # seed of the shuffles
+    per_subject: bool = False,  # give one value a subject, which may be negative
+) -> float | pd.Series:  # bits, mean over subjects, 0 to log2 S; chance is 0
+    """V-information about the subject in bits (Xu et al. 2020), V the linear softmax probes, minus
+    its value for shuffled sequence labels.
 
-    The probe is `id_accuracy`'s discriminant, its log posterior divided by a temperature. For each group of activities that is tested, the temperature is
-    fitted (a convex problem) on every other group in turn, by probes that have not met that group; then the probe is trained on all of them.
-    Information is not negative, as V holds the probe that ignores z: where the probe does worse than a guess on average, with the true labels or the shuffled ones, that is 0.
-    `given_activity`: embeddings less the mean of their activity, and guesses only among people who have frames of it. Blind spot: what is not
-    linear, and what a discriminant with one covariance cannot express. Raises as `id_accuracy` does, and for fewer than three activities.
+    The probe is `id_accuracy`'s discriminant, its log posterior divided by a temperature. For each
+    group of activities that is tested, the temperature is fitted (a convex problem) on every other
+    group in turn, by probes that have not met that group; then the probe is trained on all of them.
+    Information is not negative, as V holds the probe that ignores z: where the probe does worse
+    than a guess on average, with the true labels or the shuffled ones, that is 0. `given_activity`:
+    embeddings less the mean of their activity, and guesses only among people who have frames of it.
+    Blind spot: what is not linear, and what a discriminant with one covariance cannot express.
+    Raises as `id_accuracy` does, and for fewer than three activities.
     """
     z, s, a, subjects, activities = _checked(z, subject, activity)
     group = _rotation(s, a, subjects, activities, rotations)
-    if group.max() < 2: raise _Unanswerable('V-information needs three activities and three rotations or more: to train on, for the temperature, and to test on')
-    if controls < 1: raise ValueError(f'controls must be 1 or more, not {controls}')
+    if group.max() < 2:
+        raise _Unanswerable(
+            'V-information needs three activities and three rotations or more: to train on, for the'
+            ' temperature, and to test on'
+        )
+    if controls < 1:
+        raise ValueError(f'controls must be 1 or more, not {controls}')
     allowed = np.ones((len(activities), len(subjects)), bool)
     if given_activity:
         cell, there = _cells(z, s, a), _there(s, a)
-        z = z - (cell.sum(0) / there.sum(0)[:, None])[a]    # every subject weighs the same
+        # every subject weighs the same
+        z = z - (cell.sum(0) / there.sum(0)[:, None])[a]
         allowed = there.T
     rng = np.random.default_rng(seed)
-    real, *shuffled = (_by_subject(_bits(z, y, a, group, allowed), s, subjects, True) for y in (s, *(_shuffled(s, a, rng) for _ in range(controls))))
+    real, *shuffled = (
+        _by_subject(_bits(z, y, a, group, allowed), s, subjects, True)
+        for y in (s, *(_shuffled(s, a, rng) for _ in range(controls)))
+    )
     each = real - sum(x for x in shuffled if x.mean() > 0) / controls
-    return each if per_subject else max(0., float(each.mean()))
+    return each if per_subject else max(0.0, float(each.mean()))
 
 # %% ../nbs/11_leakage.ipynb #knn-id
 def _sample(s, a, limit, seed):
     "Rows of at most about `limit` frames, evenly over subjects and activities"
-    if limit is None or len(s) <= limit: return np.arange(len(s))
+    if limit is None or len(s) <= limit:
+        return np.arange(len(s))
     cell = s * (a.max() + 1) + a
     order = np.random.default_rng(seed).permutation(len(s))
     order = order[np.argsort(cell[order], kind='stable')]
@@ -286,35 +443,46 @@ def _sample(s, a, limit, seed):
     rank = np.arange(len(s)) - np.repeat(first, count)
     return np.sort(order[rank < max(1, limit // len(first))])
 
-def knn_id(
-    z:np.ndarray,             # embeddings, [N, D]; normalised here
-    subject:np.ndarray,       # subject of each frame, [N], any labels
-    activity:np.ndarray,      # activity of each frame, [N], any labels
-    k:int=5,                  # neighbours that vote
-    anchors:int|None=4000,    # frames to recognise at most, drawn evenly over subjects and activities; None for all
-    seed:int=0,               # seed of that draw
-    per_subject:bool=False,   # give one value a subject
-) -> float|pd.Series:         # share of frames whose subject wins the vote, mean over subjects; chance is 1/S
-    """
-    kNN-ID@k: how often the majority of the k nearest frames of other activities, by cosine, show the same subject.
 
-    A tied vote goes to the subject who is nearest. Source: kNN evaluation of embeddings (Wu et al. 2018); leaving out the
-    frame's own activity is ours. Blind spot: a trace of identity that is weaker than what else decides the neighbourhood.
-    Raises as `id_accuracy` does, and for a k that is more than the frames of other activities.
+def knn_id(
+    z: np.ndarray,  # embeddings, [N, D]; normalised here
+    subject: np.ndarray,  # subject of each frame, [N], any labels
+    activity: np.ndarray,  # activity of each frame, [N], any labels
+    k: int = 5,  # neighbours that vote
+    # frames to recognise at most, drawn evenly over subjects and activities; None for all
+    anchors: int | None = 4000,
+    seed: int = 0,  # seed of that draw
+    per_subject: bool = False,  # give one value a subject
+    # share of frames whose subject wins the vote, mean over subjects; chance is 1/S
+) -> float | pd.Series:
+    """kNN-ID@k: how often the majority of the k nearest frames of other activities, by cosine, show
+    the same subject.
+
+    A tied vote goes to the subject who is nearest. Source: kNN evaluation of embeddings (Wu et al.
+    2018); leaving out the frame's own activity is ours. Blind spot: a trace of identity that is
+    weaker than what else decides the neighbourhood. Raises as `id_accuracy` does, and for a k that
+    is more than the frames of other activities.
     """
     z, s, a, subjects, activities = _checked(z, subject, activity)
     pick = _sample(s, a, anchors, seed)
     right = np.zeros(len(pick))
     for i in range(len(activities)):
         gallery = np.flatnonzero(a != i)
-        if not 1 <= k <= len(gallery): raise ValueError(f'k must be between 1 and {len(gallery)}, the frames of other activities, not {k}')
+        if not 1 <= k <= len(gallery):
+            raise ValueError(
+                f'k must be between 1 and {len(gallery)}, the frames of other activities, not {k}'
+            )
         mine = np.flatnonzero(a[pick] == i)
         for rows in np.array_split(mine, max(1, len(mine) * len(gallery) // 4_000_000)):
             sim = z[pick[rows]] @ z[gallery].T
             top = np.argpartition(-sim, k - 1, axis=1)[:, :k]
-            top = np.take_along_axis(top, np.argsort(-np.take_along_axis(sim, top, 1), 1, kind='stable'), 1)
+            top = np.take_along_axis(
+                top, np.argsort(-np.take_along_axis(sim, top, 1), 1, kind='stable'), 1
+            )
             votes = np.zeros((len(rows), len(subjects)))
-            for r in range(k): votes[np.arange(len(rows)), s[gallery[top[:, r]]]] += 1 + .5**(r + 1) # a tied vote goes to the nearest
+            # a tied vote goes to the nearest
+            for r in range(k):
+                votes[np.arange(len(rows)), s[gallery[top[:, r]]]] += 1 + 0.5 ** (r + 1)
             right[rows] = votes.argmax(1) == s[pick[rows]]
     return _by_subject(right, s[pick], subjects, per_subject)
 
@@ -325,55 +493,86 @@ def _shares(z, s, a, subjects, activities):
     count = np.bincount(s * A + a, minlength=S * A).reshape(S, A)
     if (count == 0).any():
         i, j = np.argwhere(count == 0)[0]
-        raise _Unanswerable(f'subject {subjects[i]} has no frames of activity {activities[j]}; the variance can only be divided where everyone does everything, so leave out the subject or the activity')
-    if (count == 1).all(): raise _Unanswerable('every sequence has one frame only, and interaction cannot be told from the rest; give some two or more')
+        raise _Unanswerable(
+            f'subject {subjects[i]} has no frames of activity {activities[j]}; the variance can'
+            ' only be divided where everyone does everything, so leave out the subject or the'
+            ' activity'
+        )
+    if (count == 1).all():
+        raise _Unanswerable(
+            'every sequence has one frame only, and interaction cannot be told from the rest; give'
+            ' some two or more'
+        )
     cell = _cells(z, s, a)
-    rest = np.bincount(s, ((z - cell[s, a])**2).sum(1), S), (count - 1).sum(1)          # sum of squares within sequences, degrees of freedom
-    mean = cell.mean(1); course = (cell - mean[:, None]).reshape(S, -1)
-    common = course @ course.T / (A - 1)                                                 # own spread over activities, and what two people share of it
-    apart = ((mean[:, None] - mean[None])**2).sum(-1) / 2
+    # sum of squares within sequences, degrees of freedom
+    rest = np.bincount(s, ((z - cell[s, a]) ** 2).sum(1), S), (count - 1).sum(1)
+    mean = cell.mean(1)
+    course = (cell - mean[:, None]).reshape(S, -1)
+    # own spread over activities, and what two people share of it
+    common = course @ course.T / (A - 1)
+    apart = ((mean[:, None] - mean[None]) ** 2).sum(-1) / 2
+
     def shares(w):
-        def pairs(x): return ((w @ x * w).sum(1) - w**2 @ np.diag(x)) / (w.sum(1)**2 - (w**2).sum(1)) # two different people; no person with a copy of himself
+        # two different people; no person with a copy of himself
+        def pairs(x):
+            return ((w @ x * w).sum(1) - w**2 @ np.diag(x)) / (w.sum(1) ** 2 - (w**2).sum(1))
+
         with np.errstate(invalid='ignore', divide='ignore'):
             frame = w @ rest[0] / (w @ rest[1])
             spread, act = w @ np.diag(common) / w.sum(1), pairs(common)
-            parts = np.stack([pairs(apart) - (spread - act) / A, act, spread - act - frame * (w @ (1 / count).mean(1)) / w.sum(1), frame], 1)
+            parts = np.stack(
+                [
+                    pairs(apart) - (spread - act) / A,
+                    act,
+                    spread - act - frame * (w @ (1 / count).mean(1)) / w.sum(1),
+                    frame,
+                ],
+                1,
+            )
             total = parts.sum(1, keepdims=True)
             return np.where(total > 1e-12, parts / total, np.nan)
+
     return shares
 
-def variance_partition(
-    z:np.ndarray,        # embeddings, [N, D]; normalised here
-    subject:np.ndarray,  # subject of each frame, [N], any labels
-    activity:np.ndarray, # activity of each frame, [N], any labels
-) -> pd.Series:          # shares subject, activity, interaction, rest; they sum to 1; chance is 0, of the rest 1
-    """
-    Variance partition: which share of the variance of `z`, summed over dimensions, goes with the subject, the activity, both together, and neither.
 
-    A two-way analysis of variance with the omega-squared correction for random effects (Vaughan and Corballis 1969): from each mean square is
-    taken what it would be without the effect, so a share that is nothing scatters around 0 and may be slightly negative. Sequences of unequal
-    length: unweighted means (every sequence counts the same). Constant embeddings have no variance: nan. Blind spot: size is not use; a
-    small share can be read out well, and a sign that flips hides identity in the rest. Raises as `id_accuracy` does, for a
-    subject without frames of some activity, and where no sequence has two frames.
+def variance_partition(
+    z: np.ndarray,  # embeddings, [N, D]; normalised here
+    subject: np.ndarray,  # subject of each frame, [N], any labels
+    activity: np.ndarray,  # activity of each frame, [N], any labels
+    # shares subject, activity, interaction, rest; they sum to 1; chance is 0, of the rest 1
+) -> pd.Series:
+    """Variance partition: which share of the variance of `z`, summed over dimensions, goes with the
+    subject, the activity, both together, and neither.
+
+    A two-way analysis of variance with the omega-squared correction for random effects (Vaughan and
+    Corballis 1969): from each mean square is taken what it would be without the effect, so a share
+    that is nothing scatters around 0 and may be slightly negative. Sequences of unequal length:
+    unweighted means (every sequence counts the same). Constant embeddings have no variance: nan.
+    Blind spot: size is not use; a small share can be read out well, and a sign that flips hides
+    identity in the rest. Raises as `id_accuracy` does, for a subject without frames of some
+    activity, and where no sequence has two frames.
     """
     shares = _shares(*_checked(z, subject, activity))(np.ones((1, len(np.unique(subject)))))[0]
     return pd.Series(shares, ['subject', 'activity', 'interaction', 'rest'])
 
 # %% ../nbs/11_leakage.ipynb #id-preference
 def id_preference(
-    z:np.ndarray,             # embeddings, [N, D]; normalised here
-    subject:np.ndarray,       # subject of each frame, [N], any labels
-    activity:np.ndarray,      # activity of each frame, [N], any labels
-    anchors:int|None=4000,    # anchors at most, drawn evenly over subjects and activities; None for all
-    seed:int=0,               # seed of that draw
-    per_subject:bool=False,   # give one value a subject
-) -> float|pd.Series:         # 0 organised by activity, 0.5 neutral, 1 organised by identity; mean over subjects
-    """
-    ID preference: P[cos(same subject, other activity) > cos(other subject, same activity)], ties as a half.
+    z: np.ndarray,  # embeddings, [N, D]; normalised here
+    subject: np.ndarray,  # subject of each frame, [N], any labels
+    activity: np.ndarray,  # activity of each frame, [N], any labels
+    # anchors at most, drawn evenly over subjects and activities; None for all
+    anchors: int | None = 4000,
+    seed: int = 0,  # seed of that draw
+    per_subject: bool = False,  # give one value a subject
+    # 0 organised by activity, 0.5 neutral, 1 organised by identity; mean over subjects
+) -> float | pd.Series:
+    """ID preference: P[cos(same subject, other activity) > cos(other subject, same activity)], ties
+    as a half.
 
-    Per anchor over all pairs, then the mean over the anchors of each subject, then over subjects. The measure is ours, an AUROC
-    (Hanley and McNeil 1982) for the paper's claim about pairs. Blind spot: identity that can be read out although the
-    embedding is organised by something else, and identity that enters with changing sign. Raises as `id_accuracy` does.
+    Per anchor over all pairs, then the mean over the anchors of each subject, then over subjects.
+    The measure is ours, an AUROC (Hanley and McNeil 1982) for the paper's claim about pairs. Blind
+    spot: identity that can be read out although the embedding is organised by something else, and
+    identity that enters with changing sign. Raises as `id_accuracy` does.
     """
     z, s, a, subjects, activities = _checked(z, subject, activity)
     pick = _sample(s, a, anchors, seed)
@@ -382,61 +581,112 @@ def id_preference(
         for j in range(len(activities)):
             rows = np.flatnonzero((s[pick] == i) & (a[pick] == j))
             same, other = z[(s == i) & (a != j)].T, z[(s != i) & (a == j)].T
-            for part in np.array_split(rows, max(1, len(rows) * (same.shape[1] + other.shape[1]) // 4_000_000)):
+            for part in np.array_split(
+                rows, max(1, len(rows) * (same.shape[1] + other.shape[1]) // 4_000_000)
+            ):
                 x = z[pick[part]]
-                step = 4 * np.arange(len(part))[:, None]   # cosines lie in -1..1: rows shifted by 4 stay apart in one sorted list
+                # cosines lie in -1..1: rows shifted by 4 stay apart in one sorted list
+                step = 4 * np.arange(len(part))[:, None]
                 p, q = (x @ same).round(9) + step, np.sort((x @ other).round(9) + step, 1).ravel()
                 below = (np.searchsorted(q, p, 'left') + np.searchsorted(q, p, 'right')) / 2
-                out[part] = below.mean(1) / other.shape[1] - np.arange(len(part)) if len(part) else 0
+                out[part] = (
+                    below.mean(1) / other.shape[1] - np.arange(len(part)) if len(part) else 0
+                )
     return _by_subject(out, s[pick], subjects, per_subject)
 
 # %% ../nbs/11_leakage.ipynb #au-auroc
 def _aus(au, n):
     "AU labels [N, K]"
-    names = list(getattr(au, 'columns', [getattr(au, 'name', 0)] if np.ndim(au) == 1 else range(np.shape(au)[-1] if np.ndim(au) else 0))); au = _array(au, 'au')
-    if au.ndim == 1: au = au[:, None]
-    if au.ndim != 2 or len(au) != n or not au.shape[1]: raise ValueError(f'au must be frames by AUs: z has {n} frames, but the shape of au is {au.shape}')
+    names = list(
+        getattr(
+            au,
+            'columns',
+            (
+                [getattr(au, 'name', 0)]
+                if np.ndim(au) == 1
+                else range(np.shape(au)[-1] if np.ndim(au) else 0)
+            ),
+        )
+    )
+    au = _array(au, 'au')
+    if au.ndim == 1:
+        au = au[:, None]
+    if au.ndim != 2 or len(au) != n or not au.shape[1]:
+        raise ValueError(
+            f'au must be frames by AUs: z has {n} frames, but the shape of au is {au.shape}'
+        )
     if (bad := ~(np.isnan(au) | np.isin(au, (0, 1)))).any():
         i, k = np.argwhere(bad)[0]
-        raise ValueError(f'au, row {i}, column {names[k]}: {au[i, k]:g}; it must be 0, 1, or nan where the frame is not coded (an intensity needs a threshold first)')
+        raise ValueError(
+            f'au, row {i}, column {names[k]}: {au[i, k]:g}; it must be 0, 1, or nan where the frame'
+            ' is not coded (an intensity needs a threshold first)'
+        )
     both = (np.nanmin(au, 0, initial=1) == 0) & (np.nanmax(au, 0, initial=0) == 1)
-    if not both.any(): raise ValueError('every AU has only one class among its coded frames; there is nothing to recognise')
-    if not both.all(): warnings.warn(f'only one class, or no coded frame, for {", ".join(str(x) for x, ok in zip(names, both) if not ok)}: left out of the mean over AUs', stacklevel=3)
+    if not both.any():
+        raise ValueError(
+            'every AU has only one class among its coded frames; there is nothing to recognise'
+        )
+    if not both.all():
+        warnings.warn(
+            'only one class, or no coded frame, for'
+            f' {", ".join(str(x) for x, ok in zip(names, both) if not ok)}: left out of the mean'
+            ' over AUs',
+            stacklevel=3,
+        )
     return au[:, both]
+
 
 def _subject_folds(S, folds, seed):
     "Fold of each subject, drawn at random"
-    if not 2 <= folds: raise ValueError(f'folds must be 2 or more, not {folds}')
+    if not 2 <= folds:
+        raise ValueError(f'folds must be 2 or more, not {folds}')
     return np.random.default_rng(seed).permutation(S) % min(folds, S)
 
-def _ridge(z, au, fold, concept=None, ridge=.01):
-    "Scores of linear probes trained on the other folds, [N, K]; with a concept (a function from training frames to labels), after an eraser that is fitted on the training frames"
+
+def _ridge(z, au, fold, concept=None, ridge=0.01):
+    """Scores of linear probes trained on the other folds, [N, K]; with a concept (a function from
+    training frames to labels), after an eraser that is fitted on the training frames
+    """
     out, coded = np.zeros(au.shape), ~np.isnan(au)
     patterns, which = np.unique(coded, axis=1, return_inverse=True)
     for g in range(fold.max() + 1):
         x = z if concept is None else leace(z[fold != g], concept(fold != g))(z)
         for p in range(patterns.shape[1]):
             train, k = patterns[:, p] & (fold != g), which.ravel() == p
-            if not train.any(): continue
-            middle = x[train].mean(0); X, Y = x[train] - middle, au[train][:, k]
+            if not train.any():
+                continue
+            middle = x[train].mean(0)
+            X, Y = x[train] - middle, au[train][:, k]
             cov = X.T @ X / len(X)
-            weight = np.linalg.solve(cov + (ridge * np.trace(cov) / len(cov) + 1e-12) * np.eye(len(cov)), X.T @ (Y - Y.mean(0)) / len(X))
+            weight = np.linalg.solve(
+                cov + (ridge * np.trace(cov) / len(cov) + 1e-12) * np.eye(len(cov)),
+                X.T @ (Y - Y.mean(0)) / len(X),
+            )
             out[np.ix_(fold == g, k)] = (x[fold == g] - middle) @ weight
-    return out.round(12)                                         # where all is erased, rounding errors are ties
+    # where all is erased, rounding errors are ties
+    return out.round(12)
+
 
 def _pairs(score, au, s, group):
-    "Pairs in right order and all pairs of a frame with the AU and one without, both from one group: [K, S, S] each, by the subjects of the two"
+    """Pairs in right order and all pairs of a frame with the AU and one without, both from one
+    group: [K, S, S] each, by the subjects of the two
+    """
     right, pairs = np.zeros((2, au.shape[1], s.max() + 1, s.max() + 1))
     for g in np.unique(group):
-        rows = np.flatnonzero(group == g); who = np.ix_(np.unique(s[rows]), np.unique(s[rows]))
+        rows = np.flatnonzero(group == g)
+        who = np.ix_(np.unique(s[rows]), np.unique(s[rows]))
         for k in range(au.shape[1]):
             u, p, q = concordance(score[rows, k], au[rows, k], s[rows])
-            right[k][who] += u; pairs[k][who] += np.outer(p, q)
+            right[k][who] += u
+            pairs[k][who] += np.outer(p, q)
     return right, pairs
+
 
 def _aurocs(right, pairs, w):
     "AUROC of every AU under weights on subjects [B, S], [B, K]"
-    with np.errstate(invalid='ignore', divide='ignore'): return np.stack([(w @ r * w).sum(1) / (w @ n * w).sum(1) for r, n in zip(right, pairs)], 1)
+    with np.errstate(invalid='ignore', divide='ignore'):
+        return np.stack([(w @ r * w).sum(1) / (w @ n * w).sum(1) for r, n in zip(right, pairs)], 1)
+
 
 def _mean(x):
     "Mean over AUs, [B]; nan only where no AU has a value"
@@ -444,82 +694,117 @@ def _mean(x):
         warnings.filterwarnings('ignore', 'Mean of empty slice', RuntimeWarning)
         return np.nanmean(x, 1)
 
+
 def _auroc(z, s, au, folds, seed):
     fold = _subject_folds(s.max() + 1, folds, seed)[s]
     found = _pairs(_ridge(z, au, fold), au, s, fold)
     return lambda w: _mean(_aurocs(*found, w))
 
-def au_auroc(
-    z:np.ndarray,       # embeddings, [N, D]; normalised here
-    subject:np.ndarray, # subject of each frame, [N], any labels
-    au:np.ndarray,      # AUs: 0, 1, or nan where not coded, [N, K]
-    folds:int=5,        # groups of subjects; each is tested once
-    seed:int=0,         # seed of the folds
-) -> float:             # AUROC, mean over AUs; chance is 0.5
-    """
-    AU AUROC: how well a linear probe recognises AUs of people it was not trained on. Not a leak, but what the leak may not be bought with.
 
-    Ridge regression (Hoerl and Kennard 1970) of the labels, in closed form; pairs of frames are compared within a fold, since each fold has a probe of
-    its own. Blind spot: AUs that cannot be read out linearly. An AU with one class only is left out with a warning.
-    Raises ValueError as `id_accuracy` does for z and subject, and for labels other than 0, 1, nan.
+def au_auroc(
+    z: np.ndarray,  # embeddings, [N, D]; normalised here
+    subject: np.ndarray,  # subject of each frame, [N], any labels
+    au: np.ndarray,  # AUs: 0, 1, or nan where not coded, [N, K]
+    folds: int = 5,  # groups of subjects; each is tested once
+    seed: int = 0,  # seed of the folds
+) -> float:  # AUROC, mean over AUs; chance is 0.5
+    """AU AUROC: how well a linear probe recognises AUs of people it was not trained on.
+
+    Not a leak, but what the leak may not be bought with.
+
+    Ridge regression (Hoerl and Kennard 1970) of the labels, in closed form; pairs of frames are
+    compared within a fold, since each fold has a probe of its own. Blind spot: AUs that cannot be
+    read out linearly. An AU with one class only is left out with a warning. Raises ValueError as
+    `id_accuracy` does for z and subject, and for labels other than 0, 1, nan.
     """
-    z = _unit(z); s, subjects = _codes(subject, 'subject', len(z))
+    z = _unit(z)
+    s, subjects = _codes(subject, 'subject', len(z))
     return float(_auroc(z, s, _aus(au, len(z)), folds, seed)(np.ones((1, len(subjects))))[0])
 
 # %% ../nbs/11_leakage.ipynb #amnesic-difference
 def _amnesic(z, s, a, au, folds, controls, seed):
-    "Function from weights of subjects to [B, 4]: AUROC as it is, without the subject, without shuffled labels, and the difference of the last two"
+    """Function from weights of subjects to [B, 4]: AUROC as it is, without the subject, without
+    shuffled labels, and the difference of the last two
+    """
     each, rng = _subject_folds(s.max() + 1, folds, seed), np.random.default_rng(seed)
-    if np.bincount(each).max() > len(each) - 2: raise _Unanswerable('the amnesic difference needs two training subjects in every fold; give three subjects and three folds or more')
-    if controls < 1: raise ValueError(f'controls must be 1 or more, not {controls}')
-    def found(concept=None): return _pairs(_ridge(z, au, each[s], concept), au, s, each[s])
+    if np.bincount(each).max() > len(each) - 2:
+        raise _Unanswerable(
+            'the amnesic difference needs two training subjects in every fold; give three subjects'
+            ' and three folds or more'
+        )
+    if controls < 1:
+        raise ValueError(f'controls must be 1 or more, not {controls}')
+
+    def found(concept=None):
+        return _pairs(_ridge(z, au, each[s], concept), au, s, each[s])
+
     (plain, pairs), (erased, _) = found(), found(lambda rows: s[rows])
-    shuffled = sum(found(lambda rows: _shuffled(s[rows], a[rows], rng))[0] for _ in range(controls)) / controls
-    def parts(w): before, less, control = (_mean(_aurocs(x, pairs, w)) for x in (plain, erased, shuffled)); return np.stack([before, less, control, control - less], 1)
+    shuffled = (
+        sum(found(lambda rows: _shuffled(s[rows], a[rows], rng))[0] for _ in range(controls))
+        / controls
+    )
+
+    def parts(w):
+        before, less, control = (_mean(_aurocs(x, pairs, w)) for x in (plain, erased, shuffled))
+        return np.stack([before, less, control, control - less], 1)
+
     return parts
 
-def amnesic_difference(
-    z:np.ndarray,        # embeddings, [N, D]; normalised here
-    subject:np.ndarray,  # subject of each frame, [N], any labels
-    activity:np.ndarray, # activity of each frame, [N], any labels
-    au:np.ndarray,       # AUs: 0, 1, or nan where not coded, [N, K]
-    folds:int=5,         # groups of subjects; each is tested once
-    controls:int=3,      # shuffled labellings that are averaged
-    seed:int=0,          # seed of folds and shuffles
-    parts:bool=False,    # give the three AUROCs beside their difference
-) -> float|pd.Series:    # AUROC that is lost with the subject, beyond what is lost with shuffled labels; chance is 0. With parts: before, without_subject, without_shuffled, difference
-    """
-    Amnesic difference: `au_auroc` after LEACE of shuffled sequence labels, minus `au_auroc` after LEACE of the subject.
 
-    Amnesic probing (Elazar et al. 2021) with the eraser of Belrose et al. (2023), which is fitted on the training subjects of each fold and applied
-    to all. The control shuffles the subjects of each activity among the training sequences and so erases as many directions. Above 0: what tells AUs is
-    also what tells people. Below 0: AUs lie further from what tells people than from what tells those sequences. Blind spot: use that is not linear; and with
-    more training subjects than dimensions nothing is left of either (0).
-    Raises as `id_accuracy` and `au_auroc` do, and for fewer than three subjects.
+def amnesic_difference(
+    z: np.ndarray,  # embeddings, [N, D]; normalised here
+    subject: np.ndarray,  # subject of each frame, [N], any labels
+    activity: np.ndarray,  # activity of each frame, [N], any labels
+    au: np.ndarray,  # AUs: 0, 1, or nan where not coded, [N, K]
+    folds: int = 5,  # groups of subjects; each is tested once
+    controls: int = 3,  # shuffled labellings that are averaged
+    seed: int = 0,  # seed of folds and shuffles
+    parts: bool = False,  # give the three AUROCs beside their difference
+    # AUROC that is lost with the subject, beyond what is lost with shuffled labels; chance is 0.
+    # With parts: before, without_subject, without_shuffled, difference
+) -> float | pd.Series:
+    """Amnesic difference: `au_auroc` after LEACE of shuffled sequence labels, minus `au_auroc`
+    after LEACE of the subject.
+
+    Amnesic probing (Elazar et al. 2021) with the eraser of Belrose et al. (2023), which is fitted
+    on the training subjects of each fold and applied to all. The control shuffles the subjects of
+    each activity among the training sequences and so erases as many directions. Above 0: what tells
+    AUs is also what tells people. Below 0: AUs lie further from what tells people than from what
+    tells those sequences. Blind spot: use that is not linear; and with more training subjects than
+    dimensions nothing is left of either (0). Raises as `id_accuracy` and `au_auroc` do, and for
+    fewer than three subjects.
     """
     z, s, a, subjects, _ = _checked(z, subject, activity)
-    each = _amnesic(z, s, a, _aus(au, len(z)), folds, controls, seed)(np.ones((1, len(subjects))))[0]
-    return pd.Series(each, [*_PARTS['amnesic_difference'], 'difference']) if parts else float(each[-1])
+    each = _amnesic(z, s, a, _aus(au, len(z)), folds, controls, seed)(np.ones((1, len(subjects))))[
+        0
+    ]
+    return (
+        pd.Series(each, [*_PARTS['amnesic_difference'], 'difference']) if parts else float(each[-1])
+    )
 
 # %% ../nbs/11_leakage.ipynb #split-gap
 def _gap(z, s, a, au, folds, seed):
     fold, frames = _subject_folds(s.max() + 1, folds, seed)[s], _deal(s, a, folds, seed)
-    strict, random = (_pairs(_ridge(z, au, f), au, s, fold * folds + frames) for f in (fold, frames))
+    strict, random = (
+        _pairs(_ridge(z, au, f), au, s, fold * folds + frames) for f in (fold, frames)
+    )
     return lambda w: _mean(_aurocs(*random, w) - _aurocs(*strict, w))
 
-def split_gap(
-    z:np.ndarray,        # embeddings, [N, D]; normalised here
-    subject:np.ndarray,  # subject of each frame, [N], any labels
-    activity:np.ndarray, # activity of each frame, [N], any labels
-    au:np.ndarray,       # AUs: 0, 1, or nan where not coded, [N, K]
-    folds:int=5,         # groups of subjects, and of frames; each is tested once
-    seed:int=0,          # seed of both splits
-) -> float:              # AUROC by which random frames flatter; chance is 0
-    """
-    Split gap: AU AUROC of a probe trained on random frames, minus that of a probe trained on other people, on the same pairs of frames.
 
-    How much of a score that was measured on random frames is memory of people and videos. The probe is `au_auroc`'s. The measure is ours; the split is
-    the field's usual one (subject-exclusive folds). Blind spot: it does not say whether person or video was remembered, and an embedding
+def split_gap(
+    z: np.ndarray,  # embeddings, [N, D]; normalised here
+    subject: np.ndarray,  # subject of each frame, [N], any labels
+    activity: np.ndarray,  # activity of each frame, [N], any labels
+    au: np.ndarray,  # AUs: 0, 1, or nan where not coded, [N, K]
+    folds: int = 5,  # groups of subjects, and of frames; each is tested once
+    seed: int = 0,  # seed of both splits
+) -> float:  # AUROC by which random frames flatter; chance is 0
+    """Split gap: AU AUROC of a probe trained on random frames, minus that of a probe trained on
+    other people, on the same pairs of frames.
+
+    How much of a score that was measured on random frames is memory of people and videos. The probe
+    is `au_auroc`'s. The measure is ours; the split is the field's usual one (subject-exclusive
+    folds). Blind spot: it does not say whether person or video was remembered, and an embedding
     without AUs can have a large gap. Raises as `id_accuracy` and `au_auroc` do.
     """
     z, s, a, subjects, _ = _checked(z, subject, activity)
@@ -527,134 +812,249 @@ def split_gap(
 
 # %% ../nbs/11_leakage.ipynb #counterfactual
 def counterfactual(
-    z:np.ndarray,     # embeddings [people, expressions, D] or [people, expressions, shots, D]: everyone with every expression in every shot
-    n_boot:int=1000,  # bootstrap draws over people
-    seed:int=0,       # seed of the draws
-) -> pd.DataFrame:    # value, low, high of person, expression, shot (only with shots) and person_share
-    """
-    Counterfactual leakage: how far the embedding moves, in cosine distance, when only the person changes, only the expression, only the shot.
+    # embeddings [people, expressions, D] or [people, expressions, shots, D]: everyone with every
+    # expression in every shot
+    z: np.ndarray,
+    n_boot: int = 1000,  # bootstrap draws over people
+    seed: int = 0,  # seed of the draws
+    # value, low, high of person, expression, shot (only with shots) and person_share
+) -> pd.DataFrame:
+    """Counterfactual leakage: how far the embedding moves, in cosine distance, when only the person
+    changes, only the expression, only the shot.
 
-    Cosine distance is 1 - cosine, half the squared distance of unit vectors, 0..2; means over all pairs that differ in this one factor.
-    `person_share` is person / (person + expression): 1 where only people move the embedding, 0 where only expressions do.
-    The measure is ours, for data in which one can be changed without the other. Blind spot: how far is not whether it can be read out.
-    Raises ValueError for other shapes, fewer than two people, expressions or shots, and values that are not finite.
+    Cosine distance is 1 - cosine, half the squared distance of unit vectors, 0..2; means over all
+    pairs that differ in this one factor. `person_share` is person / (person + expression): 1 where
+    only people move the embedding, 0 where only expressions do. The measure is ours, for data in
+    which one can be changed without the other. Blind spot: how far is not whether it can be read
+    out. Raises ValueError for other shapes, fewer than two people, expressions or shots, and values
+    that are not finite.
     """
     z = _array(z, 'z')
-    if z.ndim not in (3, 4) or min(z.shape[:-1]) < 2: raise ValueError(f'z must be [people, expressions, D] or [people, expressions, shots, D] with two or more of each, but its shape is {z.shape}')
+    if z.ndim not in (3, 4) or min(z.shape[:-1]) < 2:
+        raise ValueError(
+            'z must be [people, expressions, D] or [people, expressions, shots, D] with two or'
+            f' more of each, but its shape is {z.shape}'
+        )
     z = _unit(z.reshape(-1, z.shape[-1])).reshape(z.shape)
-    people = z.reshape(len(z), -1) @ z.reshape(len(z), -1).T / (z[0].size / z.shape[-1])  # mean cosine of two people in the same expression and shot
-    def moves(axis):                                                                      # of each person; a mean over pairs from a sum over all
-        n = z.shape[axis]; total = (z.sum(axis)**2).sum(-1).reshape(len(z), -1).mean(1)
+    # mean cosine of two people in the same expression and shot
+    people = z.reshape(len(z), -1) @ z.reshape(len(z), -1).T / (z[0].size / z.shape[-1])
+
+    # of each person; a mean over pairs from a sum over all
+    def moves(axis):
+        n = z.shape[axis]
+        total = (z.sum(axis) ** 2).sum(-1).reshape(len(z), -1).mean(1)
         return 1 - (total - n) / (n * (n - 1))
+
     own = {k: moves(i) for i, k in ((1, 'expression'), (2, 'shot')) if i < z.ndim - 1}
+
     def statistic(w):
         with np.errstate(invalid='ignore', divide='ignore'):
-            person = 1 - ((w @ people * w).sum(1) - w**2 @ np.diag(people)) / (w.sum(1)**2 - (w**2).sum(1))
+            person = 1 - ((w @ people * w).sum(1) - w**2 @ np.diag(people)) / (
+                w.sum(1) ** 2 - (w**2).sum(1)
+            )
             out = {'person': person} | {k: w @ v / w.sum(1) for k, v in own.items()}
             return np.stack([*out.values(), person / (person + out['expression'])], 1)
+
     low, high = _interval(statistic(_draws(len(z), n_boot, seed)), len(z))
-    return pd.DataFrame({'value': statistic(np.ones((1, len(z))))[0], 'low': low, 'high': high}, index=['person', *own, 'person_share'])
+    return pd.DataFrame(
+        {'value': statistic(np.ones((1, len(z))))[0], 'low': low, 'high': high},
+        index=['person', *own, 'person_share'],
+    )
 
 # %% ../nbs/11_leakage.ipynb #leakage-report
 _VARIANCE = ['variance_subject', 'variance_activity', 'variance_interaction', 'variance_rest']
-_WITHOUT_AU = ['id_accuracy', 'selectivity', 'v_information', 'v_information_given_activity', 'knn_id', 'variance', 'id_preference']
+_WITHOUT_AU = [
+    'id_accuracy',
+    'selectivity',
+    'v_information',
+    'v_information_given_activity',
+    'knn_id',
+    'variance',
+    'id_preference',
+]
 _WITH_AU = ['au_auroc', 'amnesic_difference', 'split_gap']
-_WIDER = dict.fromkeys(_WITH_AU, 1.25) # each person also trains the probes of the others, which draws do not show; in noise the spread is a quarter larger than theirs
+# each person also trains the probes of the others, which draws do not show; in noise the spread is
+# a quarter larger than theirs
+_WIDER = dict.fromkeys(_WITH_AU, 1.25)
+
 
 def leakage_report(
-    z:np.ndarray,        # embeddings, [N, D]; normalised here
-    subject:np.ndarray,  # subject of each frame, [N], any labels
-    activity:np.ndarray, # activity of each frame, [N], any labels
-    au:np.ndarray|None=None, # AUs: 0, 1, or nan where not coded, [N, K]; adds what concerns AUs
-    measures:list[str]|None=None, # some measures; 'variance' stands for its four shares; None for all
-    n_boot:int=1000,     # bootstrap draws over subjects
-    seed:int=0,          # seed of draws, anchors, folds and shuffles
-) -> pd.DataFrame:       # columns measure, value, low, high, chance; one row a measure, always in the same order
-    """
-    All measures with 95 % intervals over subjects, and chance.
+    z: np.ndarray,  # embeddings, [N, D]; normalised here
+    subject: np.ndarray,  # subject of each frame, [N], any labels
+    activity: np.ndarray,  # activity of each frame, [N], any labels
+    # AUs: 0, 1, or nan where not coded, [N, K]; adds what concerns AUs
+    au: np.ndarray | None = None,
+    # some measures; 'variance' stands for its four shares; None for all
+    measures: list[str] | None = None,
+    n_boot: int = 1000,  # bootstrap draws over subjects
+    seed: int = 0,  # seed of draws, anchors, folds and shuffles
+    # columns measure, value, low, high, chance; one row a measure, always in the same order
+) -> pd.DataFrame:
+    """All measures with 95 % intervals over subjects, and chance.
 
-    Intervals are expanded percentile intervals of a bootstrap over subjects. Probes are not refitted within a draw; those of the three AU measures, which are trained
-    on the other people, are a quarter wider for that. Chance is inside for at least 90 of 100 embeddings of noise, which a test checks.
-    Embeddings of the same frames reported with the same seed share their draws, which `compare` uses; they are kept in `attrs['draws']`.
-    `attrs['selectivity']` and `attrs['amnesic_difference']` hold value, low, high of their parts. What cannot be asked of these frames is nan, with a warning, unless `measures` asks for it.
-    Raises as the measures do.
+    Intervals are expanded percentile intervals of a bootstrap over subjects. Probes are not
+    refitted within a draw; those of the three AU measures, which are trained on the other people,
+    are a quarter wider for that. Chance is inside for at least 90 of 100 embeddings of noise, which
+    a test checks. Embeddings of the same frames reported with the same seed share their draws,
+    which `compare` uses; they are kept in `attrs['draws']`. `attrs['selectivity']` and
+    `attrs['amnesic_difference']` hold value, low, high of their parts. What cannot be asked of
+    these frames is nan, with a warning, unless `measures` asks for it. Raises as the measures do.
     """
     names = [*_WITHOUT_AU, *([] if au is None else _WITH_AU)]
-    if measures is not None and (isinstance(measures, str) or not len(measures) or not set(measures) <= set(names)):
-        raise ValueError(f'measures must be a list from {", ".join(names)}, not {measures!r}' + (' (those of AUs need au)' if au is None else ''))
-    x, s, a, subjects, activities = _checked(z, subject, activity); S = len(subjects)
-    w, attrs, rows = _draws(S, n_boot, seed), {'draws': {}, 'subjects': subjects.tolist(), 'seed': int(seed)}, []
+    if measures is not None and (
+        isinstance(measures, str) or not len(measures) or not set(measures) <= set(names)
+    ):
+        raise ValueError(
+            f'measures must be a list from {", ".join(names)}, not {measures!r}'
+            + (' (those of AUs need au)' if au is None else '')
+        )
+    x, s, a, subjects, activities = _checked(z, subject, activity)
+    S = len(subjects)
+    w, attrs, rows = (
+        _draws(S, n_boot, seed),
+        {'draws': {}, 'subjects': subjects.tolist(), 'seed': int(seed)},
+        [],
+    )
     labels = None if au is None else _aus(au, len(x))
-    def mean(measure, least=-1., **kw):
+
+    def mean(measure, least=-1.0, **kw):
         v = measure(z, subject, activity, per_subject=True, **kw).to_numpy()
         return lambda w: np.maximum(w @ v / w.sum(1, keepdims=v.ndim > 1), least)
-    statistics = {'id_accuracy': lambda: mean(id_accuracy), 'selectivity': lambda: mean(selectivity, seed=seed, parts=True),
-        'v_information': lambda: mean(v_information, 0., seed=seed), 'v_information_given_activity': lambda: mean(v_information, 0., seed=seed, given_activity=True),
-        'knn_id': lambda: mean(knn_id, seed=seed), 'variance': lambda: _shares(x, s, a, subjects, activities), 'id_preference': lambda: mean(id_preference, seed=seed),
-        'au_auroc': lambda: _auroc(x, s, labels, 5, seed), 'amnesic_difference': lambda: _amnesic(x, s, a, labels, 5, 3, seed), 'split_gap': lambda: _gap(x, s, a, labels, 5, seed)}
-    chance = {'id_accuracy': 1 / S, 'knn_id': 1 / S, 'id_preference': .5, 'au_auroc': .5, 'variance_rest': 1.}
+
+    statistics = {
+        'id_accuracy': lambda: mean(id_accuracy),
+        'selectivity': lambda: mean(selectivity, seed=seed, parts=True),
+        'v_information': lambda: mean(v_information, 0.0, seed=seed),
+        'v_information_given_activity': lambda: mean(
+            v_information, 0.0, seed=seed, given_activity=True
+        ),
+        'knn_id': lambda: mean(knn_id, seed=seed),
+        'variance': lambda: _shares(x, s, a, subjects, activities),
+        'id_preference': lambda: mean(id_preference, seed=seed),
+        'au_auroc': lambda: _auroc(x, s, labels, 5, seed),
+        'amnesic_difference': lambda: _amnesic(x, s, a, labels, 5, 3, seed),
+        'split_gap': lambda: _gap(x, s, a, labels, 5, seed),
+    }
+    chance = {
+        'id_accuracy': 1 / S,
+        'knn_id': 1 / S,
+        'id_preference': 0.5,
+        'au_auroc': 0.5,
+        'variance_rest': 1.0,
+    }
     for m in names:
-        if measures is not None and m not in measures: continue
+        if measures is not None and m not in measures:
+            continue
         columns = _VARIANCE if m == 'variance' else [*_PARTS.get(m, ()), m]
-        try: statistic = statistics[m]()
+        try:
+            statistic = statistics[m]()
         except _Unanswerable as e:
-            if measures is not None: raise
+            if measures is not None:
+                raise
             warnings.warn(f'{m} is nan: {e}', stacklevel=2)
-            def statistic(w): return np.full((len(w), len(columns)), np.nan)
+
+            def statistic(w):
+                return np.full((len(w), len(columns)), np.nan)
+
         value, draws = (statistic(x).reshape(len(x), -1) for x in (np.ones((1, S)), w))
-        low, high = _interval(draws, S, value[0], _WIDER.get(m, 1.))
+        low, high = _interval(draws, S, value[0], _WIDER.get(m, 1.0))
         for i, name in enumerate(columns):
-            if name in _PARTS.get(m, ()): attrs.setdefault(m, {})[name] = [float(v[i]) for v in (value[0], low, high)]
-            else: rows.append((name, value[0, i], low[i], high[i], chance.get(name, 0.))); attrs['draws'][name] = draws[:, i].tolist()
+            if name in _PARTS.get(m, ()):
+                attrs.setdefault(m, {})[name] = [float(v[i]) for v in (value[0], low, high)]
+            else:
+                rows.append((name, value[0, i], low[i], high[i], chance.get(name, 0.0)))
+                attrs['draws'][name] = draws[:, i].tolist()
     out = pd.DataFrame(rows, columns=['measure', 'value', 'low', 'high', 'chance'])
     out.attrs = attrs
     return out
 
 # %% ../nbs/11_leakage.ipynb #compare
 def compare(
-    reports:dict[str, pd.DataFrame], # name of an embedding -> its `leakage_report`; the same frames, seed and n_boot
-    against:str|None=None,           # name of the one that the others are compared with; None for the first
-) -> pd.DataFrame:                   # columns measure, embedding, against, difference, low, high; measures that both reports have
-    """
-    Differences between embeddings, with 95 % intervals over subjects from paired draws: both embeddings are measured on the same drawn people.
+    # name of an embedding -> its `leakage_report`; the same frames, seed and n_boot
+    reports: dict[str, pd.DataFrame],
+    # name of the one that the others are compared with; None for the first
+    against: str | None = None,
+    # columns measure, embedding, against, difference, low, high; measures that both reports have
+) -> pd.DataFrame:
+    """Differences between embeddings, with 95 % intervals over subjects from paired draws: both
+    embeddings are measured on the same drawn people.
 
-    Far narrower than two intervals side by side. Raises ValueError for reports of other subjects, seeds or draws, and for an unknown name.
+    Far narrower than two intervals side by side. Raises ValueError for reports of other subjects,
+    seeds or draws, and for an unknown name.
     """
     against = next(iter(reports), None) if against is None else against
-    if against not in reports or len(reports) < 2: raise ValueError(f'compare needs two reports or more, one of them {against!r}, not {list(reports)}')
+    if against not in reports or len(reports) < 2:
+        raise ValueError(
+            f'compare needs two reports or more, one of them {against!r}, not {list(reports)}'
+        )
     for name, r in reports.items():
-        if not {'draws', 'subjects', 'seed'} <= set(r.attrs): raise ValueError(f'the report {name!r} has no draws; give what leakage_report returned (a CSV loses them, parquet keeps them)')
-    base = reports[against]; first, S = base.set_index('measure')['value'], len(base.attrs['subjects'])
+        if not {'draws', 'subjects', 'seed'} <= set(r.attrs):
+            raise ValueError(
+                f'the report {name!r} has no draws; give what leakage_report returned (a CSV loses'
+                ' them, parquet keeps them)'
+            )
+    base = reports[against]
+    first, S = base.set_index('measure')['value'], len(base.attrs['subjects'])
     rows = []
     for name, r in reports.items():
-        if name == against: continue
-        for what, x, y in (('subjects', *(list(q.attrs['subjects']) for q in (r, base))), ('seed', *(q.attrs['seed'] for q in (r, base))), ('n_boot', *(sorted({len(d) for d in q.attrs['draws'].values()}) for q in (r, base)))):
-            if x != y: raise ValueError(f'{name!r} and {against!r} differ in {what} and cannot be paired; report both on the same frames with the same seed and n_boot')
+        if name == against:
+            continue
+        for what, x, y in (
+            ('subjects', *(list(q.attrs['subjects']) for q in (r, base))),
+            ('seed', *(q.attrs['seed'] for q in (r, base))),
+            ('n_boot', *(sorted({len(d) for d in q.attrs['draws'].values()}) for q in (r, base))),
+        ):
+            if x != y:
+                raise ValueError(
+                    f'{name!r} and {against!r} differ in {what} and cannot be paired; report both'
+                    ' on the same frames with the same seed and n_boot'
+                )
         for m, value in r.set_index('measure')['value'].items():
-            if m not in first: continue
-            low, high = _interval(np.subtract(r.attrs['draws'][m], base.attrs['draws'][m]), S, value - first[m], _WIDER.get(m, 1.))
+            if m not in first:
+                continue
+            low, high = _interval(
+                np.subtract(r.attrs['draws'][m], base.attrs['draws'][m]),
+                S,
+                value - first[m],
+                _WIDER.get(m, 1.0),
+            )
             rows.append((m, name, against, value - first[m], low, high))
-    if not rows: raise ValueError(f'no report has a measure in common with {against!r}')
-    return pd.DataFrame(rows, columns=['measure', 'embedding', 'against', 'difference', 'low', 'high'])
+    if not rows:
+        raise ValueError(f'no report has a measure in common with {against!r}')
+    return pd.DataFrame(
+        rows, columns=['measure', 'embedding', 'against', 'difference', 'low', 'high']
+    )
 
 # %% ../nbs/11_leakage.ipynb #raw-pixels
 def raw_pixels(
-    images:np.ndarray, # uint8 pictures, [N, H, W, 3]; a memory map is read in pieces
-    dim:int=64,        # principal components to keep; fewer when there are fewer pictures
-    size:int=32,       # side to which pictures are averaged before
-    sample:int=2000,   # pictures at most on which the components are fitted
-    seed:int=0,        # seed of that sample
-) -> np.ndarray:       # components of every picture, float32 [N, dim]
-    """
-    Control: principal components of the pictures themselves, fitted on these pictures (a seeded sample of them) without labels.
+    images: np.ndarray,  # uint8 pictures, [N, H, W, 3]; a memory map is read in pieces
+    dim: int = 64,  # principal components to keep; fewer when there are fewer pictures
+    size: int = 32,  # side to which pictures are averaged before
+    sample: int = 2000,  # pictures at most on which the components are fitted
+    seed: int = 0,  # seed of that sample
+) -> np.ndarray:  # components of every picture, float32 [N, dim]
+    """Control: principal components of the pictures themselves, fitted on these pictures (a seeded
+    sample of them) without labels.
 
-    What an embedding must beat to have removed identity, and what it may not fall back to. Raises ValueError for another shape.
+    What an embedding must beat to have removed identity, and what it may not fall back to. Raises
+    ValueError for another shape.
     """
-    if getattr(images, 'ndim', 0) != 4 or images.shape[-1] != 3: raise ValueError(f'images must be [N, H, W, 3], but their shape is {np.shape(images)}')
-    if dim < 1 or len(images) < 2: raise ValueError(f'principal components need two pictures and dim of 1 or more, not {len(images)} and {dim}')
+    if getattr(images, 'ndim', 0) != 4 or images.shape[-1] != 3:
+        raise ValueError(f'images must be [N, H, W, 3], but their shape is {np.shape(images)}')
+    if dim < 1 or len(images) < 2:
+        raise ValueError(
+            f'principal components need two pictures and dim of 1 or more, not {len(images)} and'
+            f' {dim}'
+        )
+
     def small(rows):
         x = torch.as_tensor(np.ascontiguousarray(images[rows])).permute(0, 3, 1, 2).float() / 255
         return torch.nn.functional.adaptive_avg_pool2d(x, size).flatten(1).numpy()
+
     pick = np.sort(np.random.default_rng(seed).permutation(len(images))[:sample])
-    pca = PCA(min(dim, len(pick) - 1, size * size * 3), svd_solver='randomized', random_state=seed).fit(small(pick))
-    return np.concatenate([pca.transform(small(slice(i, i + 1024))) for i in range(0, len(images), 1024)]).astype(np.float32)
+    pca = PCA(
+        min(dim, len(pick) - 1, size * size * 3), svd_solver='randomized', random_state=seed
+    ).fit(small(pick))
+    return np.concatenate(
+        [pca.transform(small(slice(i, i + 1024))) for i in range(0, len(images), 1024)]
+    ).astype(np.float32)

@@ -19,348 +19,634 @@ from .processes import _gathered, gather, total, world
 # %% ../nbs/07_losses.ipynb #checks
 def _matrix(x, name, what):
     if not isinstance(x, Tensor) or x.ndim != 2 or not x.is_floating_point():
-        raise ValueError(f'{name} must be a float tensor of {what}, not {f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__}')
-    if not x.numel(): raise ValueError(f'{name} is empty, of shape {list(x.shape)}; a loss needs at least one row')
+        raise ValueError(
+            f'{name} must be a float tensor of {what}, not'
+            f' {f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__}'
+        )
+    if not x.numel():
+        raise ValueError(
+            f'{name} is empty, of shape {list(x.shape)}; a loss needs at least one row'
+        )
+
 
 def _unit(x, name):
-    "Refuse rows whose length is not 1 within 1 %: normalising in bfloat16 leaves it up to 0.8 % off"
+    """Refuse rows whose length is not 1 within 1 %: normalising in bfloat16 leaves it up to 0.8 %
+    off
+    """
     _matrix(x, name, '[rows, dimensions]')
     v = x.detach()
-    length = torch.linalg.vector_norm(v if v.dtype in (torch.float32, torch.float64) else v.float(), dim=1)
-    if (bad := ~((length - 1).abs() < .01)).any():  # nan compares as false, so it is caught as well
-        i = int(bad.int().argmax()); length = length[i].item()
-        if not math.isfinite(length): raise ValueError(f'row {i} of {name} has a value that is not finite; look for the step at which the tower began to diverge')
-        raise ValueError(f'row {i} of {name} has length {length:.4g}; rows must have length 1, so apply torch.nn.functional.normalize(…, dim=-1) first')
+    length = torch.linalg.vector_norm(
+        v if v.dtype in (torch.float32, torch.float64) else v.float(), dim=1
+    )
+    # nan compares as false, so it is caught as well
+    if (bad := ~((length - 1).abs() < 0.01)).any():
+        i = int(bad.int().argmax())
+        length = length[i].item()
+        if not math.isfinite(length):
+            raise ValueError(
+                f'row {i} of {name} has a value that is not finite; look for the step at which the'
+                ' tower began to diverge'
+            )
+        raise ValueError(
+            f'row {i} of {name} has length {length:.4g}; rows must have length 1, so apply'
+            ' torch.nn.functional.normalize(…, dim=-1) first'
+        )
+
 
 def _labels(labels, n, device, name='labels', classes=None):
-    try: labels = torch.as_tensor(labels, device=device)
-    except (RuntimeError, TypeError, ValueError) as e: raise ValueError(f'{name} must be {n} whole numbers, one for each row ({str(e).splitlines()[0]})') from e
-    if labels.is_floating_point() or labels.is_complex() or labels.shape != (n,): raise ValueError(f'{name} must be {n} whole numbers, one for each row, not {labels.dtype} {list(labels.shape)}')
+    try:
+        labels = torch.as_tensor(labels, device=device)
+    except (RuntimeError, TypeError, ValueError) as e:
+        raise ValueError(
+            f'{name} must be {n} whole numbers, one for each row ({str(e).splitlines()[0]})'
+        ) from e
+    if labels.is_floating_point() or labels.is_complex() or labels.shape != (n,):
+        raise ValueError(
+            f'{name} must be {n} whole numbers, one for each row, not {labels.dtype}'
+            f' {list(labels.shape)}'
+        )
     if classes is not None and (bad := (labels < 0) | (labels >= classes)).any():
-        i = int(bad.int().argmax()); raise ValueError(f'{name}[{i}] is {labels[i].item()}; it must lie between 0 and {classes - 1}')
+        i = int(bad.int().argmax())
+        raise ValueError(
+            f'{name}[{i}] is {labels[i].item()}; it must lie between 0 and {classes - 1}'
+        )
     return labels.long()
+
 
 def _positive(value, name):
     v = float(value.detach() if isinstance(value, Tensor) else value)
-    if not 0 < v < math.inf: raise ValueError(f'{name} is {v:g}; it must be a positive number')
+    if not 0 < v < math.inf:
+        raise ValueError(f'{name} is {v:g}; it must be a positive number')
+
 
 @functools.cache
-def _say_once(message): warnings.warn(message, stacklevel=3)
+def _say_once(message):
+    warnings.warn(message, stacklevel=3)
+
 
 def _choices(recompute, bytes):
-    "Keep what was computed for the backward pass, or compute it again there? None leaves the choice to the size."
-    if recompute not in (None, True, False): raise ValueError(f'recompute is {recompute!r}; it must be True, False, or None for a choice by size')
+    """Keep what was computed for the backward pass, or compute it again there?
+
+    None leaves the choice to the size.
+    """
+    if recompute not in (None, True, False):
+        raise ValueError(
+            f'recompute is {recompute!r}; it must be True, False, or None for a choice by size'
+        )
     return bytes > _KEPT if recompute is None else recompute
+
+
 _KEPT = 2**28  # bytes of products kept for the backward pass, unless asked to keep more
 
-def _rows(x): return min(256, -(-len(x)//2)) if x.device.type == 'cpu' else 4096  # of a block: the fewest that keep the device busy
+
+# of a block: the fewest that keep the device busy
+def _rows(x):
+    return min(256, -(-len(x) // 2)) if x.device.type == 'cpu' else 4096
+
 
 def _first_derivative():
-    if torch.is_grad_enabled(): raise RuntimeError('the gradient of this loss is written by hand and cannot be differentiated again, so create_graph=True is refused; write the formula in plain torch where you need second derivatives')
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            'the gradient of this loss is written by hand and cannot be differentiated again, so'
+            ' create_graph=True is refused; write the formula in plain torch where you need second'
+            ' derivatives'
+        )
 
-def _no_autocast(x): return torch.autocast(x.device.type, enabled=False)
+
+def _no_autocast(x):
+    return torch.autocast(x.device.type, enabled=False)
 
 # %% ../nbs/07_losses.ipynb #supcon
 class _SupCon(torch.autograd.Function):
-    "z [n, D]: rows of this process. code [n]: which group each row belongs to. count: rows of each group, in all processes."
+    """z [n, D]: rows of this process. code [n]: which group each row belongs to. count: rows of
+    each group, in all processes.
+    """
+
     @staticmethod
     def forward(ctx, z, temperature, code, count, recompute, operands, distributed):
         z, t = z.detach(), float(temperature)
         with _no_autocast(z):
             whole, first = _gathered(z) if distributed else (z, 0)
             sums = z.new_zeros(len(count), z.shape[1]).index_add_(0, code, z)
-            if distributed: dist.all_reduce(sums)
-            share = (count - 1).to(z.dtype).reciprocal().masked_fill_(count == 1, 0)    # of each group: one over the positives of its rows
-            own = share[code]; anchor = (own > 0).to(z.dtype)
-            ctx.kind = t, first, 2/t <= 80, distributed and world()[1] > 1, operands    # e^-80 is still a normal number in single precision
+            if distributed:
+                dist.all_reduce(sums)
+            # of each group: one over the positives of its rows
+            share = (count - 1).to(z.dtype).reciprocal().masked_fill_(count == 1, 0)
+            own = share[code]
+            anchor = (own > 0).to(z.dtype)
+            # e^-80 is still a normal number in single precision
+            ctx.kind = t, first, 2 / t <= 80, distributed and world()[1] > 1, operands
             ctx.blocks, peak, mass = [], z.new_full((len(z),), -math.inf), z.new_zeros(len(z))
             for i in range(0, len(z), _rows(z)):
-                e = _SupCon.block(ctx.kind, z, whole, i); b, wide = len(e), not ctx.kind[3]
+                e = _SupCon.block(ctx.kind, z, whole, i)
+                b, wide = len(e), not ctx.kind[3]
                 if ctx.kind[2]:
-                    mass[i:i + b] += e.sum(1)
-                    if wide: mass[i + b:] += e[:, b:].sum(0)
+                    mass[i : i + b] += e.sum(1)
+                    if wide:
+                        mass[i + b :] += e[:, b:].sum(0)
                 else:
-                    _add_mass(peak[i:i + b], mass[i:i + b], e)
-                    if wide and e.shape[1] > b: _add_mass(peak[i + b:], mass[i + b:], e[:, b:].T)
-                if not recompute: ctx.blocks.append(e)
-            log_mass = mass.log() + (1/t if ctx.kind[2] else peak)
+                    _add_mass(peak[i : i + b], mass[i : i + b], e)
+                    if wide and e.shape[1] > b:
+                        _add_mass(peak[i + b :], mass[i + b :], e[:, b:].T)
+                if not recompute:
+                    ctx.blocks.append(e)
+            log_mass = mass.log() + (1 / t if ctx.kind[2] else peak)
             n = int(count[count > 1].sum())
-            loss = torch.dot(anchor, log_mass) + torch.dot(own, torch.linalg.vecdot(z, z))/t
-            if distributed: dist.all_reduce(loss)
-            loss = (loss - torch.dot(share, torch.linalg.vecdot(sums, sums))/t)/n
-            weight = anchor/mass if ctx.kind[2] else anchor
+            loss = torch.dot(anchor, log_mass) + torch.dot(own, torch.linalg.vecdot(z, z)) / t
+            if distributed:
+                dist.all_reduce(loss)
+            loss = (loss - torch.dot(share, torch.linalg.vecdot(sums, sums)) / t) / n
+            weight = anchor / mass if ctx.kind[2] else anchor
             row = torch.stack([weight, log_mass], 1)
             columns = _gathered(row)[0] if distributed else row
-        ctx.save_for_backward(z, whole, row, columns, own, sums.mul_(2*share[:, None]), code); ctx.n = n
+        ctx.save_for_backward(z, whole, row, columns, own, sums.mul_(2 * share[:, None]), code)
+        ctx.n = n
         return loss
 
     @staticmethod
     def block(kind, z, whole, i):
-        "Rows i, i + 1, … of exp((z z' - 1)/temperature), or of z z'/temperature where that could underflow; a row's product with itself counts for nothing. With one process, columns from i on suffice."
+        """Rows i, i + 1, … of exp((z z' - 1)/temperature), or of z z'/temperature where that could
+        underflow; a row's product with itself counts for nothing.
+
+        With one process, columns from i on suffice.
+        """
         t, first, bounded, spread, operands = kind
-        a, c = z[i:i + _rows(z)], whole if spread else whole[i:]
-        if operands is None: e = torch.addmm(a.new_tensor(-1/t if bounded else 0.), a, c.T, alpha=1/t)
-        else: e = (a.to(operands) @ c.to(operands).T).to(z.dtype).mul_(1/t).sub_(1/t if bounded else 0.)
-        if bounded: e.exp_()
-        e[:, first + i if spread else 0:][:, :len(a)].fill_diagonal_(0. if bounded else -math.inf)
+        a, c = z[i : i + _rows(z)], whole if spread else whole[i:]
+        if operands is None:
+            e = torch.addmm(a.new_tensor(-1 / t if bounded else 0.0), a, c.T, alpha=1 / t)
+        else:
+            e = (
+                (a.to(operands) @ c.to(operands).T)
+                .to(z.dtype)
+                .mul_(1 / t)
+                .sub_(1 / t if bounded else 0.0)
+            )
+        if bounded:
+            e.exp_()
+        e[:, first + i if spread else 0 :][:, : len(a)].fill_diagonal_(
+            0.0 if bounded else -math.inf
+        )
         return e
 
     @staticmethod
     def backward(ctx, grad):
         _first_derivative()
         z, whole, row, columns, own, pull, code = ctx.saved_tensors
-        t, first, bounded, spread, operands = ctx.kind; wide = not spread
+        t, first, bounded, spread, operands = ctx.kind
+        wide = not spread
         cast = (lambda x: x) if operands is None else (lambda x: x.to(operands))
-        kept, ctx.blocks = ctx.blocks, []   # changed in place below: a second backward computes them anew
+        # changed in place below: a second backward computes them anew
+        kept, ctx.blocks = ctx.blocks, []
         dz = torch.zeros_like(z)
         with _no_autocast(z):
             for k, i in enumerate(range(0, len(z), _rows(z))):
                 e = kept[k] if kept else _SupCon.block(ctx.kind, z, whole, i)
-                b = len(e); r, c = row[i:i + b], columns if spread else columns[i:]
+                b = len(e)
+                r, c = row[i : i + b], columns if spread else columns[i:]
                 w = _weigh(e, bounded, r, c)
-                w[:, first + i if spread else 0:].diagonal().copy_(2*own[i:i + b])   # a row is no positive of its own, so it leaves the sum of its group
+                # a row is no positive of its own, so it leaves the sum of its group
+                w[:, first + i if spread else 0 :].diagonal().copy_(2 * own[i : i + b])
                 if operands is None:
-                    dz[i:i + b].addmm_(w, whole if spread else z[i:])
-                    if wide and w.shape[1] > b: dz[i + b:].addmm_(w[:, b:].T, z[i:i + b])
+                    dz[i : i + b].addmm_(w, whole if spread else z[i:])
+                    if wide and w.shape[1] > b:
+                        dz[i + b :].addmm_(w[:, b:].T, z[i : i + b])
                 else:
                     w = w.to(operands)
-                    dz[i:i + b] += w @ cast(whole if spread else z[i:])
-                    if wide and w.shape[1] > b: dz[i + b:] += w[:, b:].T @ cast(z[i:i + b])
-        dz.sub_(pull.index_select(0, code)).mul_(grad/(ctx.n*t))
-        dt = -torch.dot(z.reshape(-1), dz.reshape(-1))/(2*t) if ctx.needs_input_grad[1] else None
+                    dz[i : i + b] += w @ cast(whole if spread else z[i:])
+                    if wide and w.shape[1] > b:
+                        dz[i + b :] += w[:, b:].T @ cast(z[i : i + b])
+        dz.sub_(pull.index_select(0, code)).mul_(grad / (ctx.n * t))
+        dt = (
+            -torch.dot(z.reshape(-1), dz.reshape(-1)) / (2 * t) if ctx.needs_input_grad[1] else None
+        )
         return dz, dt, None, None, None, None, None
 
+
 def _weigh(e, bounded, row, column):
-    "What each product counts for in the gradient, in place, a few rows at a time: e_ij (row_i + column_j) of exponentials e, and for plain products the same with exponentials taken below each row's and each column's maximum"
+    """What each product counts for in the gradient, in place, a few rows at a time: e_ij (row_i +
+    column_j) of exponentials e, and for plain products the same with exponentials taken below
+    each row's and each column's maximum
+    """
     for w, r in zip(e.split(128), row.split(128)):
-        if bounded: w.mul_(r[:, :1] if column is None else r[:, :1] + column[:, 0])
+        if bounded:
+            w.mul_(r[:, :1] if column is None else r[:, :1] + column[:, 0])
         else:
-            by_column = 0. if column is None else (w - column[:, 1]).exp_().mul_(column[:, 0])
+            by_column = 0.0 if column is None else (w - column[:, 1]).exp_().mul_(column[:, 0])
             w.sub_(r[:, 1:]).exp_().mul_(r[:, :1]).add_(by_column)
     return e
+
 
 def _add_mass(peak, mass, e):
     "Take e [n, m] into running sums mass*exp(peak) of exp(e), in place"
     new = torch.maximum(peak, e.amax(1))
-    mass.mul_((peak - new).exp_().nan_to_num_(0.)).add_((e - new[:, None]).exp_().sum(1)); peak.copy_(new)
+    mass.mul_((peak - new).exp_().nan_to_num_(0.0)).add_((e - new[:, None]).exp_().sum(1))
+    peak.copy_(new)
+
 
 def supcon(
-    z:Tensor,              # embeddings [N, D], rows of length 1
-    labels:Tensor,         # [N] whole numbers; rows with the same number are positives of each other
-    temperature:'Tensor|float'=.1,  # divides the cosines; more than 0; may be learnt
-    recompute:'bool|None'=None,     # True: keep no products for the backward pass, memory N x block; False: keep them, N x N/2; None: by size
-    operands:'torch.dtype|None'=None, # torch.bfloat16: inputs of the matrix products in that type; None: as they are
-    distributed:bool=False,         # the rows are this process's part of a batch over all processes of torch.distributed
-) -> Tensor:               # scalar, at least single precision
-    """Supervised contrastive loss: `L_out` of Khosla et al. 2020, eq. 2, averaged over the anchors that have a positive. An anchor without one is left out; if all are, the loss is 0 with a gradient of 0, and a warning is given once.
-    With `distributed`, every process gets the loss of the whole batch and the gradient for its own rows; gradients of shared parameters are to be added over processes.
-    Raises ValueError for rows that are empty, not finite or not of length 1, for labels of another length, and for a temperature that is not positive; RuntimeError for a second derivative."""
-    _unit(z, 'z'); _positive(temperature, 'temperature'); labels = _labels(labels, len(z), z.device)
-    if operands not in (None, torch.bfloat16): raise ValueError(f'operands is {operands}; it must be torch.bfloat16 or None')
+    z: Tensor,  # embeddings [N, D], rows of length 1
+    # [N] whole numbers; rows with the same number are positives of each other
+    labels: Tensor,
+    temperature: 'Tensor|float' = 0.1,  # divides the cosines; more than 0; may be learnt
+    # True: keep no products for the backward pass, memory N x block; False: keep them, N x N/2;
+    # None: by size
+    recompute: 'bool|None' = None,
+    # torch.bfloat16: inputs of the matrix products in that type; None: as they are
+    operands: 'torch.dtype|None' = None,
+    # the rows are this process's part of a batch over all processes of torch.distributed
+    distributed: bool = False,
+) -> Tensor:  # scalar, at least single precision
+    """Supervised contrastive loss: `L_out` of Khosla et al. 2020, eq. 2, averaged over the anchors
+    that have a positive.
+
+    An anchor without one is left out; if all are, the loss is 0 with a gradient of 0, and a warning
+    is given once. With `distributed`, every process gets the loss of the whole batch and the
+    gradient for its own rows; gradients of shared parameters are to be added over processes. Raises
+    ValueError for rows that are empty, not finite or not of length 1, for labels of another length,
+    and for a temperature that is not positive; RuntimeError for a second derivative.
+    """
+    _unit(z, 'z')
+    _positive(temperature, 'temperature')
+    labels = _labels(labels, len(z), z.device)
+    if operands not in (None, torch.bfloat16):
+        raise ValueError(f'operands is {operands}; it must be torch.bfloat16 or None')
     distributed = distributed and world()[1] > 1
     z = z.to(torch.promote_types(z.dtype, torch.float32))
     everyone, first = _gathered(labels) if distributed else (labels, 0)
     _, code, count = everyone.unique(return_inverse=True, return_counts=True)
     if not (count > 1).any():
-        _say_once('supcon: no row shares its label with another, so nothing attracts and the loss is 0; put more images of each label into a batch')
-        return z.sum()*0
-    recompute = _choices(recompute, len(z)*len(everyone)*z.element_size()//(1 if distributed else 2))
-    return _SupCon.apply(z, temperature, code[first:first + len(z)], count, recompute, operands, distributed)
+        _say_once(
+            'supcon: no row shares its label with another, so nothing attracts and the loss is 0;'
+            ' put more images of each label into a batch'
+        )
+        return z.sum() * 0
+    recompute = _choices(
+        recompute, len(z) * len(everyone) * z.element_size() // (1 if distributed else 2)
+    )
+    return _SupCon.apply(
+        z, temperature, code[first : first + len(z)], count, recompute, operands, distributed
+    )
 
 # %% ../nbs/07_losses.ipynb #image-text
 class _Pairs(torch.autograd.Function):
-    "z [n, D]: images of this process. t [K, D]: texts, the same in all processes. labels [n]: the text of each image."
+    """z [n, D]: images of this process. t [K, D]: texts, the same in all processes. labels [n]: the
+    text of each image.
+    """
+
     @staticmethod
     def forward(ctx, z, t, scale, labels, symmetric, recompute, distributed):
         z, t, s = z.detach(), t.detach(), float(scale)
         with _no_autocast(z):
             n, count = z.new_tensor(len(z)), torch.bincount(labels, minlength=len(t)).to(z.dtype)
-            if distributed: dist.all_reduce(n); dist.all_reduce(count)
-            ctx.kind = s, 2*s <= 80, max(2*_rows(z), 2**15//len(t))
-            ctx.blocks, peak, mass, row, mine = [], z.new_full((len(t),), -math.inf), z.new_zeros(len(t)), z.new_empty(len(z)), z.new_empty(len(z))
+            if distributed:
+                dist.all_reduce(n)
+                dist.all_reduce(count)
+            ctx.kind = s, 2 * s <= 80, max(2 * _rows(z), 2**15 // len(t))
+            ctx.blocks, peak, mass, row, mine = (
+                [],
+                z.new_full((len(t),), -math.inf),
+                z.new_zeros(len(t)),
+                z.new_empty(len(z)),
+                z.new_empty(len(z)),
+            )
             for i in range(0, len(z), ctx.kind[2]):
-                e = _Pairs.block(ctx.kind, z, t, i); part = slice(i, i + len(e))
+                e = _Pairs.block(ctx.kind, z, t, i)
+                part = slice(i, i + len(e))
                 mine[part] = e.gather(1, labels[part, None])[:, 0]
                 if ctx.kind[1]:
                     row[part] = e.exp_().sum(1)
-                    if symmetric: mass += e.sum(0)
+                    if symmetric:
+                        mass += e.sum(0)
                 else:
                     row[part] = e.logsumexp(1)
-                    if symmetric: _add_mass(peak, mass, e.T)
-                if not recompute: ctx.blocks.append(e)
+                    if symmetric:
+                        _add_mass(peak, mass, e.T)
+                if not recompute:
+                    ctx.blocks.append(e)
             if symmetric and distributed:
                 if not ctx.kind[1]:
-                    highest = peak.clone(); dist.all_reduce(highest, dist.ReduceOp.MAX); mass *= (peak - highest).exp(); peak = highest
+                    highest = peak.clone()
+                    dist.all_reduce(highest, dist.ReduceOp.MAX)
+                    mass *= (peak - highest).exp()
+                    peak = highest
                 dist.all_reduce(mass)
-            half, present = (.5 if symmetric else 1.), (count > 0).to(z.dtype); texts = present.sum()
-            each = half/n + half/texts/count[labels] if symmetric else (half/n).expand(len(z))  # what the image's own text counts for
-            loss = ((row.log() if ctx.kind[1] else row)*half/n - each*mine).sum()
-            if distributed: dist.all_reduce(loss)
+            half, present = (0.5 if symmetric else 1.0), (count > 0).to(z.dtype)
+            texts = present.sum()
+            # what the image's own text counts for
+            each = (
+                half / n + half / texts / count[labels] if symmetric else (half / n).expand(len(z))
+            )
+            loss = ((row.log() if ctx.kind[1] else row) * half / n - each * mine).sum()
+            if distributed:
+                dist.all_reduce(loss)
             column = mass.log() if ctx.kind[1] else mass.log() + peak
-            if symmetric: loss = loss + half*torch.where(count > 0, column, 0.).sum()/texts
-            rows = torch.stack([half/n/row if ctx.kind[1] else (half/n).expand(len(z)), row], 1)
-            columns = torch.stack([half/texts*present/(mass if ctx.kind[1] else 1.), column], 1) if symmetric else None
+            if symmetric:
+                loss = loss + half * torch.where(count > 0, column, 0.0).sum() / texts
+            rows = torch.stack(
+                [half / n / row if ctx.kind[1] else (half / n).expand(len(z)), row], 1
+            )
+            columns = (
+                torch.stack([half / texts * present / (mass if ctx.kind[1] else 1.0), column], 1)
+                if symmetric
+                else None
+            )
         ctx.save_for_backward(z, t, labels, rows, columns, each)
         return loss
 
     @staticmethod
     def block(kind, z, t, i):
-        "Rows i, i + 1, … of scale(z t' - 1), whose exponentials cannot underflow, or else of scale z t'"
+        """Rows i, i + 1, … of scale(z t' - 1), whose exponentials cannot underflow, or else of
+        scale z t'
+        """
         s, bounded, rows = kind
-        return torch.addmm(z.new_tensor(-s if bounded else 0.), z[i:i + rows], t.T, alpha=s)
+        return torch.addmm(z.new_tensor(-s if bounded else 0.0), z[i : i + rows], t.T, alpha=s)
 
     @staticmethod
     def backward(ctx, grad):
         _first_derivative()
-        z, t, labels, rows, columns, each = ctx.saved_tensors; s, bounded, _ = ctx.kind
-        kept, ctx.blocks = ctx.blocks, []   # changed in place below: a second backward computes them anew
+        z, t, labels, rows, columns, each = ctx.saved_tensors
+        s, bounded, _ = ctx.kind
+        # changed in place below: a second backward computes them anew
+        kept, ctx.blocks = ctx.blocks, []
         dz, dt = torch.empty_like(z), torch.zeros_like(t)
         with _no_autocast(z):
             for k, i in enumerate(range(0, len(z), ctx.kind[2])):
-                e = kept[k] if kept else _Pairs.block(ctx.kind, z, t, i); part = slice(i, i + len(e)); r = rows[part]
+                e = kept[k] if kept else _Pairs.block(ctx.kind, z, t, i)
+                part = slice(i, i + len(e))
+                r = rows[part]
                 w = _weigh(e.exp_() if bounded and not kept else e, bounded, r, columns)
                 w.scatter_add_(1, labels[part, None], -each[part, None])
-                torch.mm(w, t, out=dz[part]); dt.addmm_(w.T, z[part])
-        ds = grad*torch.dot(t.reshape(-1), dt.reshape(-1)) if ctx.needs_input_grad[2] else None
-        return dz.mul_(s*grad), dt.mul_(s*grad), ds, None, None, None, None
+                torch.mm(w, t, out=dz[part])
+                dt.addmm_(w.T, z[part])
+        ds = grad * torch.dot(t.reshape(-1), dt.reshape(-1)) if ctx.needs_input_grad[2] else None
+        return dz.mul_(s * grad), dt.mul_(s * grad), ds, None, None, None, None
+
 
 def _pairs(z, t, labels, scale, symmetric, recompute, distributed):
-    if z.shape[1] != t.shape[1]: raise ValueError(f'the two sides have {z.shape[1]} and {t.shape[1]} dimensions; embed both with one model')
-    if z.device != t.device: raise ValueError(f'the two sides are on {z.device} and {t.device}; move one to the other')
+    if z.shape[1] != t.shape[1]:
+        raise ValueError(
+            f'the two sides have {z.shape[1]} and {t.shape[1]} dimensions; embed both with one'
+            ' model'
+        )
+    if z.device != t.device:
+        raise ValueError(f'the two sides are on {z.device} and {t.device}; move one to the other')
     d = torch.promote_types(torch.promote_types(z.dtype, t.dtype), torch.float32)
-    recompute = _choices(recompute, len(z)*len(t)*torch.finfo(d).bits//8)
-    return _Pairs.apply(z.to(d), t.to(d), scale, labels, symmetric, recompute, distributed and world()[1] > 1)
+    recompute = _choices(recompute, len(z) * len(t) * torch.finfo(d).bits // 8)
+    return _Pairs.apply(
+        z.to(d), t.to(d), scale, labels, symmetric, recompute, distributed and world()[1] > 1
+    )
+
 
 def image_text(
-    z:Tensor,              # image embeddings [N, D], rows of length 1
-    t:Tensor,              # embeddings of the K different texts [K, D], rows of length 1; the same in all processes
-    labels:Tensor,         # [N], which text belongs to each image, 0..K-1
-    scale:'Tensor|float',  # multiplies the cosines; more than 0; may be learnt
-    symmetric:bool=True,   # also ask each text for its images
-    recompute:'bool|None'=None, # True: keep no products for the backward pass; False: keep them, N x K; None: by size
-    distributed:bool=False,     # the images are this process's part of a batch over all processes of torch.distributed
-) -> Tensor:               # scalar, at least single precision
-    """Images against different texts, each encoded once: the cross-entropy of an image over the K texts, and, when `symmetric`, its mean with the `L_out` form (Khosla et al. 2020) of each text over the images of the batch. Texts without an image here take part as negatives only.
-    With `distributed`, as in `supcon`. Raises ValueError for rows that are empty, not finite or not of length 1, for a label outside 0..K-1, and for a scale that is not positive; RuntimeError for a second derivative."""
-    _unit(z, 'z'); _unit(t, 't'); _positive(scale, 'scale')
-    return _pairs(z, t, _labels(labels, len(z), z.device, classes=len(t)), scale, symmetric, recompute, distributed)
+    z: Tensor,  # image embeddings [N, D], rows of length 1
+    # embeddings of the K different texts [K, D], rows of length 1; the same in all processes
+    t: Tensor,
+    labels: Tensor,  # [N], which text belongs to each image, 0..K-1
+    scale: 'Tensor|float',  # multiplies the cosines; more than 0; may be learnt
+    symmetric: bool = True,  # also ask each text for its images
+    # True: keep no products for the backward pass; False: keep them, N x K; None: by size
+    recompute: 'bool|None' = None,
+    # the images are this process's part of a batch over all processes of torch.distributed
+    distributed: bool = False,
+) -> Tensor:  # scalar, at least single precision
+    """Images against different texts, each encoded once: the cross-entropy of an image over the K
+    texts, and, when `symmetric`, its mean with the `L_out` form (Khosla et al. 2020) of each
+    text over the images of the batch.
+
+    Texts without an image here take part as negatives only. With `distributed`, as in `supcon`.
+    Raises ValueError for rows that are empty, not finite or not of length 1, for a label outside
+    0..K-1, and for a scale that is not positive; RuntimeError for a second derivative.
+    """
+    _unit(z, 'z')
+    _unit(t, 't')
+    _positive(scale, 'scale')
+    return _pairs(
+        z,
+        t,
+        _labels(labels, len(z), z.device, classes=len(t)),
+        scale,
+        symmetric,
+        recompute,
+        distributed,
+    )
 
 # %% ../nbs/07_losses.ipynb #name-description
 def clip_loss(
-    images:Tensor,         # embeddings of images [N, D], rows of length 1
-    texts:Tensor,          # embeddings of their texts in the same order [N, D], rows of length 1
-    scale:'Tensor|float',  # multiplies the cosines; more than 0; may be learnt
-    recompute:'bool|None'=None, # True: keep no products for the backward pass; False: keep them, N x N; None: by size
-    distributed:bool=False,     # the rows are this process's part of a batch over all processes of torch.distributed
-) -> Tensor:               # scalar, at least single precision
-    """CLIP's loss (Radford et al. 2021): the cross-entropy of each image over all texts and of each text over all images, their mean, from one matrix of products.
-    With `distributed`, as in `supcon`. Raises ValueError when the two differ in number, for rows that are empty, not finite or not of length 1, and for a scale that is not positive; RuntimeError for a second derivative."""
-    _unit(images, 'images'); _unit(texts, 'texts'); _positive(scale, 'scale')
-    if len(images) != len(texts): raise ValueError(f'there are {len(images)} images and {len(texts)} texts; give one text for each image, in the same order')
+    images: Tensor,  # embeddings of images [N, D], rows of length 1
+    # embeddings of their texts in the same order [N, D], rows of length 1
+    texts: Tensor,
+    scale: 'Tensor|float',  # multiplies the cosines; more than 0; may be learnt
+    # True: keep no products for the backward pass; False: keep them, N x N; None: by size
+    recompute: 'bool|None' = None,
+    # the rows are this process's part of a batch over all processes of torch.distributed
+    distributed: bool = False,
+) -> Tensor:  # scalar, at least single precision
+    """CLIP's loss (Radford et al. 2021): the cross-entropy of each image over all texts and of each
+    text over all images, their mean, from one matrix of products.
+
+    With `distributed`, as in `supcon`. Raises ValueError when the two differ in number, for rows
+    that are empty, not finite or not of length 1, and for a scale that is not positive;
+    RuntimeError for a second derivative.
+    """
+    _unit(images, 'images')
+    _unit(texts, 'texts')
+    _positive(scale, 'scale')
+    if len(images) != len(texts):
+        raise ValueError(
+            f'there are {len(images)} images and {len(texts)} texts; give one text for each image,'
+            ' in the same order'
+        )
     distributed = distributed and world()[1] > 1
     own = torch.arange(len(images), device=images.device)
-    if distributed: own += _gathered(own)[1]; texts = gather(texts)
+    if distributed:
+        own += _gathered(own)[1]
+        texts = gather(texts)
     return _pairs(images, texts, own, scale, True, recompute, distributed)
 
+
 def name_description(
-    names:Tensor,         # embeddings of the label names [K, D], rows of length 1
-    descriptions:Tensor,  # embeddings of their descriptions in the same order [K, D], rows of length 1
-    scale:'Tensor|float', # multiplies the cosines; more than 0; may be learnt
-) -> Tensor:              # scalar, at least single precision
-    """Cross-entropy of each name over all descriptions and of each description over all names, their mean (the loss of CLIP, Radford et al. 2021, on texts alone).
-    Raises ValueError when the two differ in number, for rows that are empty, not finite or not of length 1, and for a scale that is not positive."""
-    _unit(names, 'names'); _unit(descriptions, 'descriptions'); _positive(scale, 'scale')
-    if len(names) != len(descriptions): raise ValueError(f'there are {len(names)} names and {len(descriptions)} descriptions; give one description for each name, in the same order')
-    return _pairs(names, descriptions, torch.arange(len(names), device=names.device), scale, True, None, False)
+    names: Tensor,  # embeddings of the label names [K, D], rows of length 1
+    # embeddings of their descriptions in the same order [K, D], rows of length 1
+    descriptions: Tensor,
+    scale: 'Tensor|float',  # multiplies the cosines; more than 0; may be learnt
+) -> Tensor:  # scalar, at least single precision
+    """Cross-entropy of each name over all descriptions and of each description over all names,
+    their mean (the loss of CLIP, Radford et al. 2021, on texts alone).
+
+    Raises ValueError when the two differ in number, for rows that are empty, not finite or not of
+    length 1, and for a scale that is not positive.
+    """
+    _unit(names, 'names')
+    _unit(descriptions, 'descriptions')
+    _positive(scale, 'scale')
+    if len(names) != len(descriptions):
+        raise ValueError(
+            f'there are {len(names)} names and {len(descriptions)} descriptions; give one'
+            ' description for each name, in the same order'
+        )
+    return _pairs(
+        names, descriptions, torch.arange(len(names), device=names.device), scale, True, None, False
+    )
 
 # %% ../nbs/07_losses.ipynb #au-loss
 def _checked_cosines(cos, what):
     _matrix(cos, 'cos', what)
     if (bad := ~(cos.detach().abs() <= 1.02)).any():
         i, k = divmod(int(bad.flatten().int().argmax()), cos.shape[1])
-        raise ValueError(f'cos[{i}, {k}] is {cos[i, k].item():g}; a cosine lies between -1 and 1, so give z @ t.T of rows of length 1, not yet scaled')
+        raise ValueError(
+            f'cos[{i}, {k}] is {cos[i, k].item():g}; a cosine lies between -1 and 1, so give z @'
+            ' t.T of rows of length 1, not yet scaled'
+        )
     return cos.to(torch.promote_types(cos.dtype, torch.float32))
+
 
 def _occurrences(targets, cos):
     "Targets in the type of `cos`, and which of them are coded"
     targets = torch.as_tensor(targets, device=cos.device)
-    if targets.shape != cos.shape: raise ValueError(f'targets are {list(targets.shape)} and cos {list(cos.shape)}; give one target for each cosine')
-    targets = targets.to(cos.dtype); coded = ~targets.isnan()
+    if targets.shape != cos.shape:
+        raise ValueError(
+            f'targets are {list(targets.shape)} and cos {list(cos.shape)}; give one target for each'
+            ' cosine'
+        )
+    targets = targets.to(cos.dtype)
+    coded = ~targets.isnan()
     if (bad := coded & (targets != 0) & (targets != 1)).any():
-        i, k = divmod(int(bad.flatten().int().argmax()), cos.shape[1]); raise ValueError(f'targets[{i}, {k}] is {targets[i, k].item():g}; it must be 0, 1, or nan for not coded')
+        i, k = divmod(int(bad.flatten().int().argmax()), cos.shape[1])
+        raise ValueError(
+            f'targets[{i}, {k}] is {targets[i, k].item():g}; it must be 0, 1, or nan for not coded'
+        )
     return targets, coded
 
+
 def au_loss(
-    cos:Tensor,                     # cosine of each image with each AU's name [N, K]
-    targets:Tensor,                 # [N, K]: 1 present, 0 absent, nan not coded
-    scale:'Tensor|float',           # multiplies the cosines; more than 0; may be learnt
-    bias:'Tensor|float',            # added after; scalar, or one for each AU [K]; may be learnt
-    pos_weight:'Tensor|None'=None,  # [K], how many absences one presence counts for; more than 0
-    distributed:bool=False,         # the images are this process's part of a batch over all processes of torch.distributed
-) -> Tensor:                        # scalar, at least single precision
-    """Binary cross-entropy of sigmoid(scale cos + bias), mean over the coded cells. Where nothing is coded the loss is 0 with a gradient of 0, and a warning is given once. With `distributed`, as in `supcon`.
-    Raises ValueError for shapes that differ, a target other than 0, 1 and nan, a cosine outside -1..1, and a scale or weight that is not positive."""
-    cos = _checked_cosines(cos, '[images, AUs]'); _positive(scale, 'scale')
+    cos: Tensor,  # cosine of each image with each AU's name [N, K]
+    targets: Tensor,  # [N, K]: 1 present, 0 absent, nan not coded
+    scale: 'Tensor|float',  # multiplies the cosines; more than 0; may be learnt
+    # added after; scalar, or one for each AU [K]; may be learnt
+    bias: 'Tensor|float',
+    # [K], how many absences one presence counts for; more than 0
+    pos_weight: 'Tensor|None' = None,
+    # the images are this process's part of a batch over all processes of torch.distributed
+    distributed: bool = False,
+) -> Tensor:  # scalar, at least single precision
+    """Binary cross-entropy of sigmoid(scale cos + bias), mean over the coded cells.
+
+    Where nothing is coded the loss is 0 with a gradient of 0, and a warning is given once. With
+    `distributed`, as in `supcon`. Raises ValueError for shapes that differ, a target other than 0,
+    1 and nan, a cosine outside -1..1, and a scale or weight that is not positive.
+    """
+    cos = _checked_cosines(cos, '[images, AUs]')
+    _positive(scale, 'scale')
     targets, coded = _occurrences(targets, cos)
     k = cos.shape[1]
-    bias = torch.as_tensor(bias, dtype=None if isinstance(bias, Tensor) else cos.dtype, device=cos.device)
-    if bias.numel() not in (1, k) or bias.ndim > 1: raise ValueError(f'bias is {list(bias.shape)}; give one number, or one for each of the {k} AUs')
+    bias = torch.as_tensor(
+        bias, dtype=None if isinstance(bias, Tensor) else cos.dtype, device=cos.device
+    )
+    if bias.numel() not in (1, k) or bias.ndim > 1:
+        raise ValueError(
+            f'bias is {list(bias.shape)}; give one number, or one for each of the {k} AUs'
+        )
     if pos_weight is not None:
         pos_weight = torch.as_tensor(pos_weight, dtype=cos.dtype, device=cos.device)
-        if pos_weight.shape != (k,): raise ValueError(f'pos_weight is {list(pos_weight.shape)}; give one weight for each of the {k} AUs')
-        if (bad := ~((pos_weight > 0) & (pos_weight < math.inf))).any(): raise ValueError(f'pos_weight[{int(bad.int().argmax())}] is {pos_weight[bad][0].item():g}; it must be a positive number')
+        if pos_weight.shape != (k,):
+            raise ValueError(
+                f'pos_weight is {list(pos_weight.shape)}; give one weight for each of the {k} AUs'
+            )
+        if (bad := ~((pos_weight > 0) & (pos_weight < math.inf))).any():
+            raise ValueError(
+                f'pos_weight[{int(bad.int().argmax())}] is {pos_weight[bad][0].item():g}; it must'
+                ' be a positive number'
+            )
     n = coded.sum()
-    if distributed: n = total(n)
+    if distributed:
+        n = total(n)
     if not n:
-        _say_once('au_loss: no cell of the batch is coded, so the loss is 0; leave out frames without any code')
-        return (scale*cos + bias).sum()*0
-    each = F.binary_cross_entropy_with_logits(scale*cos + bias, torch.where(coded, targets, 0.), pos_weight=pos_weight, reduction='none')
-    loss = (each*coded).sum()/n
+        _say_once(
+            'au_loss: no cell of the batch is coded, so the loss is 0; leave out frames without any'
+            ' code'
+        )
+        return (scale * cos + bias).sum() * 0
+    each = F.binary_cross_entropy_with_logits(
+        scale * cos + bias,
+        torch.where(coded, targets, 0.0),
+        pos_weight=pos_weight,
+        reduction='none',
+    )
+    loss = (each * coded).sum() / n
     return total(loss) if distributed else loss
 
 # %% ../nbs/07_losses.ipynb #positive-weights
 def positive_weights(
-    targets:Tensor,  # [N, K] of the training frames: 1, 0, nan for not coded
-    most:float=10.,  # the weights are cut to 1/most..most
-) -> Tensor:         # [K] float32, absent / present
-    "Weights for `au_loss` with which presences and absences of each AU count for as much. An AU that was never coded, or coded with one value alone, gets the limit or 1."
+    targets: Tensor,  # [N, K] of the training frames: 1, 0, nan for not coded
+    most: float = 10.0,  # the weights are cut to 1/most..most
+) -> Tensor:  # [K] float32, absent / present
+    """Weights for `au_loss` with which presences and absences of each AU count for as much.
+
+    An AU that was never coded, or coded with one value alone, gets the limit or 1.
+    """
     targets = torch.as_tensor(targets)
-    if targets.ndim != 2 or not len(targets): raise ValueError(f'targets must be [frames, AUs], not {list(targets.shape)}')
+    if targets.ndim != 2 or not len(targets):
+        raise ValueError(f'targets must be [frames, AUs], not {list(targets.shape)}')
     present, absent = (targets == 1).sum(0).float(), (targets == 0).sum(0).float()
-    return torch.where(present + absent > 0, (absent/present), 1.).clamp(1/most, most)
+    return torch.where(present + absent > 0, (absent / present), 1.0).clamp(1 / most, most)
 
 # %% ../nbs/07_losses.ipynb #expression-loss
 def expression_loss(
-    cos:Tensor,           # cosine of each image with each expression's name [N, C]
-    target:Tensor,        # [N], the expression of each image, 0..C-1
-    scale:'Tensor|float', # multiplies the cosines; more than 0; may be learnt
-    distributed:bool=False, # the images are this process's part of a batch over all processes of torch.distributed
-) -> Tensor:              # scalar, at least single precision
-    "Cross-entropy of softmax(scale cos) over the expressions. With `distributed`, as in `supcon`. Raises ValueError for a target outside 0..C-1, a cosine outside -1..1, and a scale that is not positive."
-    cos = _checked_cosines(cos, '[images, expressions]'); _positive(scale, 'scale')
+    cos: Tensor,  # cosine of each image with each expression's name [N, C]
+    target: Tensor,  # [N], the expression of each image, 0..C-1
+    scale: 'Tensor|float',  # multiplies the cosines; more than 0; may be learnt
+    # the images are this process's part of a batch over all processes of torch.distributed
+    distributed: bool = False,
+) -> Tensor:  # scalar, at least single precision
+    """Cross-entropy of softmax(scale cos) over the expressions.
+
+    With `distributed`, as in `supcon`. Raises ValueError for a target outside 0..C-1, a cosine
+    outside -1..1, and a scale that is not positive.
+    """
+    cos = _checked_cosines(cos, '[images, expressions]')
+    _positive(scale, 'scale')
     target = _labels(target, len(cos), cos.device, 'target', cos.shape[1])
-    if not distributed: return F.cross_entropy(scale*cos, target)
-    return total(F.cross_entropy(scale*cos, target, reduction='sum')/total(torch.tensor(len(cos), device=cos.device)))
+    if not distributed:
+        return F.cross_entropy(scale * cos, target)
+    return total(
+        F.cross_entropy(scale * cos, target, reduction='sum')
+        / total(torch.tensor(len(cos), device=cos.device))
+    )
 
 # %% ../nbs/07_losses.ipynb #several-loss
 def multi_positive_loss(
-    cos:Tensor,           # cosine of each image with each AU's name and, last, with the reference [N, K + 1]
-    targets:Tensor,       # [N, K]: 1 present, 0 absent, nan not coded
-    scale:'Tensor|float', # multiplies the cosines; more than 0; may be learnt
-    distributed:bool=False, # the images are this process's part of a batch over all processes of torch.distributed
-) -> Tensor:              # scalar, at least single precision
-    """Cross-entropy of softmax(scale cos) over the coded AUs and the reference, mean over the AUs present, or of the reference where none is; mean over the images with a coded AU. Where nothing is coded the loss is 0 with a gradient of 0, and a warning is given once. With `distributed`, as in `supcon`.
-    Raises ValueError for shapes that do not go together, a target other than 0, 1 and nan, a cosine outside -1..1, and a scale that is not positive."""
-    cos = _checked_cosines(cos, '[images, AUs and the reference]'); _positive(scale, 'scale')
+    # cosine of each image with each AU's name and, last, with the reference [N, K + 1]
+    cos: Tensor,
+    targets: Tensor,  # [N, K]: 1 present, 0 absent, nan not coded
+    scale: 'Tensor|float',  # multiplies the cosines; more than 0; may be learnt
+    # the images are this process's part of a batch over all processes of torch.distributed
+    distributed: bool = False,
+) -> Tensor:  # scalar, at least single precision
+    """Cross-entropy of softmax(scale cos) over the coded AUs and the reference, mean over the AUs
+    present, or of the reference where none is; mean over the images with a coded AU.
+
+    Where nothing is coded the loss is 0 with a gradient of 0, and a warning is given once. With
+    `distributed`, as in `supcon`. Raises ValueError for shapes that do not go together, a target
+    other than 0, 1 and nan, a cosine outside -1..1, and a scale that is not positive.
+    """
+    cos = _checked_cosines(cos, '[images, AUs and the reference]')
+    _positive(scale, 'scale')
     targets, coded = _occurrences(targets, cos[:, :-1])
-    counts = coded.any(1); n = counts.sum()
-    if distributed: n = total(n)
+    counts = coded.any(1)
+    n = counts.sum()
+    if distributed:
+        n = total(n)
     if not n:
-        _say_once('multi_positive_loss: no cell of the batch is coded, so the loss is 0; leave out frames without any code')
-        return (scale*cos).sum()*0
+        _say_once(
+            'multi_positive_loss: no cell of the batch is coded, so the loss is 0; leave out frames'
+            ' without any code'
+        )
+        return (scale * cos).sum() * 0
     there = torch.cat([coded, torch.ones_like(coded[:, :1])], 1)
-    present = torch.where(coded, targets, 0.)
+    present = torch.where(coded, targets, 0.0)
     positive = torch.cat([present, (present.sum(1, keepdim=True) == 0).to(cos.dtype)], 1)
-    log_p = (scale*cos).masked_fill(~there, -math.inf).log_softmax(1).masked_fill(positive == 0, 0.)
-    loss = -((log_p*positive).sum(1)/positive.sum(1)*counts).sum()/n
+    log_p = (
+        (scale * cos).masked_fill(~there, -math.inf).log_softmax(1).masked_fill(positive == 0, 0.0)
+    )
+    loss = -((log_p * positive).sum(1) / positive.sum(1) * counts).sum() / n
     return total(loss) if distributed else loss

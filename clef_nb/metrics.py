@@ -14,97 +14,165 @@ import pandas as pd
 # %% ../nbs/10_metrics.ipynb #array
 def _array(x, name):
     "NumPy float array of an array, tensor or DataFrame"
-    if hasattr(x, 'detach'): x = x.detach().cpu().float().numpy()
-    elif hasattr(x, 'to_numpy'): x = x.to_numpy(dtype=float, na_value=np.nan)
-    try: return np.asarray(x, dtype=float)
-    except (TypeError, ValueError): raise TypeError(f'{name} must be numbers, not {type(x).__name__} of {getattr(x, "dtype", "other things")}') from None
+    if hasattr(x, 'detach'):
+        x = x.detach().cpu().float().numpy()
+    elif hasattr(x, 'to_numpy'):
+        x = x.to_numpy(dtype=float, na_value=np.nan)
+    try:
+        return np.asarray(x, dtype=float)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f'{name} must be numbers, not {type(x).__name__} of'
+            f' {getattr(x, "dtype", "other things")}'
+        ) from None
+
 
 def _subjects(subject, n):
     "Code of each frame's subject, and the sorted subjects"
-    if np.ndim(subject) != 1 or len(subject) != n: raise ValueError(f'subject must be one name a frame: {n} frames, but its shape is {np.shape(subject)}')
+    if np.ndim(subject) != 1 or len(subject) != n:
+        raise ValueError(
+            f'subject must be one name a frame: {n} frames, but its shape is {np.shape(subject)}'
+        )
     codes, names = pd.factorize(np.asarray(subject), sort=True)
-    if (codes < 0).any(): raise ValueError(f'row {(codes < 0).argmax()}: subject is missing; give every frame a subject')
+    if (codes < 0).any():
+        raise ValueError(
+            f'row {(codes < 0).argmax()}: subject is missing; give every frame a subject'
+        )
     return codes, names
+
 
 def _pair(score, target):
     score, target = _array(score, 'score'), _array(target, 'target')
-    if score.ndim != 1 or score.shape != target.shape: raise ValueError(f'score and target must be one number a frame, but their shapes are {score.shape} and {target.shape}')
-    if np.isnan(score).any(): raise ValueError(f'row {np.isnan(score).argmax()}: the score is nan')
+    if score.ndim != 1 or score.shape != target.shape:
+        raise ValueError(
+            f'score and target must be one number a frame, but their shapes are {score.shape} and'
+            f' {target.shape}'
+        )
+    if np.isnan(score).any():
+        raise ValueError(f'row {np.isnan(score).argmax()}: the score is nan')
     if (bad := ~(np.isnan(target) | np.isin(target, (0, 1)))).any():
-        raise ValueError(f'row {bad.argmax()}: the target is {target[bad.argmax()]:g}; it must be 0, 1, or nan where the frame is not coded')
+        raise ValueError(
+            f'row {bad.argmax()}: the target is {target[bad.argmax()]:g}; it must be 0, 1, or nan'
+            ' where the frame is not coded'
+        )
     return score, target
 
 # %% ../nbs/10_metrics.ipynb #f1-counts
 def f1_counts(
-    prob:np.ndarray,    # probabilities of one AU, [N]
-    target:np.ndarray,  # 0, 1, or nan = not coded, [N]
-    subject:np.ndarray, # subject of each frame, [N]
-    threshold:float=.5, # present when prob >= threshold
-) -> np.ndarray:        # true positives, false positives, false negatives, [S, 3], subjects sorted
-    "Counts behind F1, per subject. Raises ValueError for unequal shapes, nan scores and targets other than 0, 1, nan."
+    prob: np.ndarray,  # probabilities of one AU, [N]
+    target: np.ndarray,  # 0, 1, or nan = not coded, [N]
+    subject: np.ndarray,  # subject of each frame, [N]
+    threshold: float = 0.5,  # present when prob >= threshold
+    # true positives, false positives, false negatives, [S, 3], subjects sorted
+) -> np.ndarray:
+    """Counts behind F1, per subject.
+
+    Raises ValueError for unequal shapes, nan scores and targets other than 0, 1, nan.
+    """
     prob, target = _pair(prob, target)
     codes, names = _subjects(subject, len(prob))
     said, is_one, is_zero = prob >= threshold, target == 1, target == 0
-    return np.stack([np.bincount(codes[m], minlength=len(names)) for m in (said & is_one, said & is_zero, ~said & is_one)], 1).astype(float)
+    return np.stack(
+        [
+            np.bincount(codes[m], minlength=len(names))
+            for m in (said & is_one, said & is_zero, ~said & is_one)
+        ],
+        1,
+    ).astype(float)
+
 
 def f1(
-    prob:np.ndarray,    # probabilities of one AU, [N]
-    target:np.ndarray,  # 0, 1, or nan = not coded, [N]
-    threshold:float=.5, # present when prob >= threshold
-) -> float:             # F1 over the coded frames; nan when the AU is neither there nor predicted
+    prob: np.ndarray,  # probabilities of one AU, [N]
+    target: np.ndarray,  # 0, 1, or nan = not coded, [N]
+    threshold: float = 0.5,  # present when prob >= threshold
+    # F1 over the coded frames; nan when the AU is neither there nor predicted
+) -> float:
     "F1 of one AU at a threshold, missing labels left out. Raises as `f1_counts` does."
     return float(_f1(f1_counts(prob, target, np.zeros(len(prob)), threshold).sum(0)))
 
+
 def _f1(counts):
     tp, fp, fn = np.moveaxis(counts, -1, 0)
-    with np.errstate(invalid='ignore', divide='ignore'): return 2 * tp / (2 * tp + fp + fn)
+    with np.errstate(invalid='ignore', divide='ignore'):
+        return 2 * tp / (2 * tp + fp + fn)
 
 # %% ../nbs/10_metrics.ipynb #concordance
 def concordance(
-    score:np.ndarray,   # scores of one AU, higher = more likely present, [N]
-    target:np.ndarray,  # 0, 1, or nan = not coded, [N]
-    subject:np.ndarray, # subject of each frame, [N]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # U [S, S] pairs in right order (positive of s, negative of t), positives [S], negatives [S]
-    "Concordant pairs between subjects, ties as a half: the sufficient statistic of AUROC under weights on subjects. Raises as `f1_counts` does."
+    score: np.ndarray,  # scores of one AU, higher = more likely present, [N]
+    target: np.ndarray,  # 0, 1, or nan = not coded, [N]
+    subject: np.ndarray,  # subject of each frame, [N]
+    # U [S, S] pairs in right order (positive of s, negative of t), positives [S], negatives [S]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Concordant pairs between subjects, ties as a half: the sufficient statistic of AUROC under
+    weights on subjects.
+
+    Raises as `f1_counts` does.
+    """
     score, target = _pair(score, target)
     codes, names = _subjects(subject, len(score))
     S, one, zero = len(names), np.flatnonzero(target == 1), target == 0
-    one = one[np.argsort(score[one])]                  # sorted look-ups stay in the cache
+    one = one[np.argsort(score[one])]  # sorted look-ups stay in the cache
     U = np.zeros((S, S))
     for t in range(S):
         negative = np.sort(score[zero & (codes == t)])
-        below = np.searchsorted(negative, score[one], 'left') + np.searchsorted(negative, score[one], 'right')
+        below = np.searchsorted(negative, score[one], 'left') + np.searchsorted(
+            negative, score[one], 'right'
+        )
         U[:, t] = np.bincount(codes[one], below / 2, S)
-    return U, np.bincount(codes[one], minlength=S).astype(float), np.bincount(codes[zero], minlength=S).astype(float)
+    return (
+        U,
+        np.bincount(codes[one], minlength=S).astype(float),
+        np.bincount(codes[zero], minlength=S).astype(float),
+    )
+
 
 def auroc(
-    score:np.ndarray,  # scores of one AU, higher = more likely present, [N]
-    target:np.ndarray, # 0, 1, or nan = not coded, [N]
-) -> float:            # area under the ROC curve over the coded frames; nan when only one class is there
-    "AUROC of one AU (Hanley and McNeil 1982), ties counted half, missing labels left out. Raises as `f1_counts` does."
+    score: np.ndarray,  # scores of one AU, higher = more likely present, [N]
+    target: np.ndarray,  # 0, 1, or nan = not coded, [N]
+    # area under the ROC curve over the coded frames; nan when only one class is there
+) -> float:
+    """AUROC of one AU (Hanley and McNeil 1982), ties counted half, missing labels left out.
+
+    Raises as `f1_counts` does.
+    """
     return float(_auroc(*concordance(score, target, np.zeros(len(score))), np.ones((1, 1)))[0])
+
 
 def _auroc(U, P, Q, w):
     "AUROC for every row of weights w [B, S]"
-    with np.errstate(invalid='ignore', divide='ignore'): return (w @ U * w).sum(1) / ((w @ P) * (w @ Q))
+    with np.errstate(invalid='ignore', divide='ignore'):
+        return (w @ U * w).sum(1) / ((w @ P) * (w @ Q))
 
 # %% ../nbs/10_metrics.ipynb #subject-bootstrap
 def subject_bootstrap(
-    statistic:Callable[[np.ndarray], np.ndarray], # weights [B, S], how often each sorted subject is drawn -> values [B] or [B, ...]
-    subject:np.ndarray,   # subject of each frame; only the distinct ones matter
-    n_boot:int=1000,      # draws
-    seed:int=0,           # seed of the draws
-    level:float=.95,      # coverage of the interval, between 0 and 1
-) -> tuple[np.ndarray, np.ndarray]: # lower and upper percentile of the values
-    "Percentile bootstrap over subjects. Draws where the statistic is nan are left out. Raises ValueError for fewer than two subjects."
+    # weights [B, S], how often each sorted subject is drawn -> values [B] or [B, ...]
+    statistic: Callable[[np.ndarray], np.ndarray],
+    subject: np.ndarray,  # subject of each frame; only the distinct ones matter
+    n_boot: int = 1000,  # draws
+    seed: int = 0,  # seed of the draws
+    level: float = 0.95,  # coverage of the interval, between 0 and 1
+) -> tuple[np.ndarray, np.ndarray]:  # lower and upper percentile of the values
+    """Percentile bootstrap over subjects.
+
+    Draws where the statistic is nan are left out. Raises ValueError for fewer than two subjects.
+    """
     names = _subjects(subject, len(subject))[1]
     S = len(names)
-    if S < 2: raise ValueError(f'only one subject ({names[0]}): an interval over subjects needs two or more' if S else 'no subjects to draw from')
-    if not (0 < level < 1 and n_boot >= 1): raise ValueError(f'level must be between 0 and 1 and n_boot at least 1, not {level} and {n_boot}')
+    if S < 2:
+        raise ValueError(
+            f'only one subject ({names[0]}): an interval over subjects needs two or more'
+            if S
+            else 'no subjects to draw from'
+        )
+    if not (0 < level < 1 and n_boot >= 1):
+        raise ValueError(
+            f'level must be between 0 and 1 and n_boot at least 1, not {level} and {n_boot}'
+        )
     w = np.random.default_rng(seed).multinomial(S, np.full(S, 1 / S), n_boot).astype(float)
     return _percentiles(statistic(w), level)
 
-def _percentiles(x, level=.95):
+
+def _percentiles(x, level=0.95):
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', 'All-NaN', RuntimeWarning)
         low, high = np.nanquantile(x, [(1 - level) / 2, (1 + level) / 2], axis=0)
@@ -112,34 +180,69 @@ def _percentiles(x, level=.95):
 
 # %% ../nbs/10_metrics.ipynb #au-scores
 def au_scores(
-    prob:np.ndarray,              # probabilities, [N, K], 0..1
-    target:np.ndarray,            # 0, 1, or nan = not coded, [N, K]
-    subject:np.ndarray|None=None, # subject of each frame, [N]; gives the intervals
-    labels:list[str]|None=None,   # names of the K columns; default: columns of a DataFrame, else their position
-    threshold:float=.5,           # an AU is called present when prob >= threshold
-    n_boot:int=1000,              # bootstrap draws over subjects
-    seed:int=0,                   # seed of the draws
-) -> pd.DataFrame:                # one row an AU and a row 'mean'; columns f1, auroc, base_rate, n (and f1_low, f1_high, auroc_low, auroc_high)
-    "F1 and AUROC per AU over the coded frames, and their mean. An AU with only one class among its coded frames gets nan, with a warning, and the mean is over the others. Raises ValueError naming row and label for nan or impossible values."
-    if labels is None: labels = list(getattr(target, 'columns', range(np.shape(target)[-1])))
+    prob: np.ndarray,  # probabilities, [N, K], 0..1
+    target: np.ndarray,  # 0, 1, or nan = not coded, [N, K]
+    subject: np.ndarray | None = None,  # subject of each frame, [N]; gives the intervals
+    # names of the K columns; default: columns of a DataFrame, else their position
+    labels: list[str] | None = None,
+    threshold: float = 0.5,  # an AU is called present when prob >= threshold
+    n_boot: int = 1000,  # bootstrap draws over subjects
+    seed: int = 0,  # seed of the draws
+    # one row an AU and a row 'mean'; columns f1, auroc, base_rate, n (and f1_low, f1_high,
+    # auroc_low, auroc_high)
+) -> pd.DataFrame:
+    """F1 and AUROC per AU over the coded frames, and their mean.
+
+    An AU with only one class among its coded frames gets nan, with a warning, and the mean is over
+    the others. Raises ValueError naming row and label for nan or impossible values.
+    """
+    if labels is None:
+        labels = list(getattr(target, 'columns', range(np.shape(target)[-1])))
     prob, target, labels = _array(prob, 'prob'), _array(target, 'target'), [str(l) for l in labels]
-    if prob.ndim != 2 or prob.shape != target.shape: raise ValueError(f'prob and target must both be frames by AUs, but their shapes are {prob.shape} and {target.shape}')
-    if len(labels) != prob.shape[1]: raise ValueError(f'{len(labels)} labels for {prob.shape[1]} columns')
-    for name, x, bad, mend in (('prob', prob, ~((prob >= 0) & (prob <= 1)), 'probabilities lie in 0..1 (a logit needs a sigmoid first)'),
-                               ('target', target, ~(np.isnan(target) | np.isin(target, (0, 1))), 'it must be 0, 1, or nan where the frame is not coded')):
+    if prob.ndim != 2 or prob.shape != target.shape:
+        raise ValueError(
+            f'prob and target must both be frames by AUs, but their shapes are {prob.shape} and'
+            f' {target.shape}'
+        )
+    if len(labels) != prob.shape[1]:
+        raise ValueError(f'{len(labels)} labels for {prob.shape[1]} columns')
+    for name, x, bad, mend in (
+        (
+            'prob',
+            prob,
+            ~((prob >= 0) & (prob <= 1)),
+            'probabilities lie in 0..1 (a logit needs a sigmoid first)',
+        ),
+        (
+            'target',
+            target,
+            ~(np.isnan(target) | np.isin(target, (0, 1))),
+            'it must be 0, 1, or nan where the frame is not coded',
+        ),
+    ):
         if bad.any():
             i, k = np.argwhere(bad)[0]
             raise ValueError(f'{name}, row {i}, {labels[k]}: {x[i, k]:g}; {mend}')
     who = np.zeros(len(prob)) if subject is None else np.asarray(subject)
-    counts = np.stack([f1_counts(p, t, who, threshold) for p, t in zip(prob.T, target.T)], 1) # [S, K, 3]
+    # [S, K, 3]
+    counts = np.stack([f1_counts(p, t, who, threshold) for p, t in zip(prob.T, target.T)], 1)
     pairs = [concordance(p, t, who) for p, t in zip(prob.T, target.T)]
     n, positive = (~np.isnan(target)).sum(0), np.nansum(target, 0)
     scored = (positive > 0) & (positive < n)
     if not scored.all():
-        warnings.warn(f'only one class, or no coded frame, for {", ".join(l for l, ok in zip(labels, scored) if not ok)}: no F1 and AUROC there; the mean is over the other {scored.sum()}', stacklevel=2)
+        warnings.warn(
+            'only one class, or no coded frame, for'
+            f' {", ".join(l for l, ok in zip(labels, scored) if not ok)}: no F1 and AUROC there;'
+            f' the mean is over the other {scored.sum()}',
+            stacklevel=2,
+        )
 
-    def both(w):                                       # weights [B, S] -> F1 and AUROC of every AU and of their mean, [B, K + 1, 2]
-        x = np.stack([_f1(np.einsum('bs,skc->bkc', w, counts)), np.stack([_auroc(*p, w) for p in pairs], 1)], -1)
+    # weights [B, S] -> F1 and AUROC of every AU and of their mean, [B, K + 1, 2]
+    def both(w):
+        x = np.stack(
+            [_f1(np.einsum('bs,skc->bkc', w, counts)), np.stack([_auroc(*p, w) for p in pairs], 1)],
+            -1,
+        )
         x[:, ~scored] = np.nan
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', 'Mean of empty slice', RuntimeWarning)
@@ -147,91 +250,190 @@ def au_scores(
 
     value = both(np.ones((1, len(counts))))[0]
     rate = np.divide(positive, n, out=np.full(len(n), np.nan), where=n > 0)
-    out = pd.DataFrame({'f1': value[:, 0], 'auroc': value[:, 1],
-        'base_rate': [*rate, rate[scored].mean() if scored.any() else np.nan], 'n': [*n, n[scored].sum()]}, index=[*labels, 'mean'])
+    out = pd.DataFrame(
+        {
+            'f1': value[:, 0],
+            'auroc': value[:, 1],
+            'base_rate': [*rate, rate[scored].mean() if scored.any() else np.nan],
+            'n': [*n, n[scored].sum()],
+        },
+        index=[*labels, 'mean'],
+    )
     if subject is not None:
         low, high = subject_bootstrap(both, who, n_boot, seed)
-        for i, m in enumerate(('f1', 'auroc')): out[f'{m}_low'], out[f'{m}_high'] = low[:, i], high[:, i]
+        for i, m in enumerate(('f1', 'auroc')):
+            out[f'{m}_low'], out[f'{m}_high'] = low[:, i], high[:, i]
     return out.rename_axis('au')
 
 # %% ../nbs/10_metrics.ipynb #confusion
 def _classes(x, labels, name):
     "Position in `labels` of each image's class [N], given by name or by position"
-    if np.ndim(x) != 1: raise ValueError(f'{name} must be one class an image, but its shape is {tuple(np.shape(x))}')
-    s = pd.Series(x.detach().cpu().numpy() if hasattr(x, 'detach') else np.asarray(x, dtype=object)).astype(object)
+    if np.ndim(x) != 1:
+        raise ValueError(
+            f'{name} must be one class an image, but its shape is {tuple(np.shape(x))}'
+        )
+    s = pd.Series(
+        x.detach().cpu().numpy() if hasattr(x, 'detach') else np.asarray(x, dtype=object)
+    ).astype(object)
     named = s.map(lambda v: isinstance(v, str)).any()
-    code = (s.map({l: i for i, l in enumerate(labels)}) if named else pd.Series(_array(s, name))).to_numpy(dtype=float, na_value=np.nan)
+    code = (
+        s.map({l: i for i, l in enumerate(labels)}) if named else pd.Series(_array(s, name))
+    ).to_numpy(dtype=float, na_value=np.nan)
     if (bad := ~np.isin(code, range(len(labels)))).any():
         i = bad.argmax()
-        said = 'is missing; leave the image out' if pd.isna(s[i]) else f'{s[i]!r} is not among {", ".join(labels)}' if named else f'{s[i]:g} is no position among the labels: they run from 0 ({labels[0]}) to {len(labels) - 1} ({labels[-1]})'
+        said = (
+            'is missing; leave the image out'
+            if pd.isna(s[i])
+            else (
+                f'{s[i]!r} is not among {", ".join(labels)}'
+                if named
+                else (
+                    f'{s[i]:g} is no position among the labels: they run from 0 ({labels[0]}) to'
+                    f' {len(labels) - 1} ({labels[-1]})'
+                )
+            )
+        )
         raise ValueError(f'{name}, row {i}: {said}')
     return code.astype(int)
+
 
 def _decided(prob_or_pred, target, labels):
     "Predicted and true position of each image, and the labels"
     labels = [str(l) for l in labels]
-    if len(labels) < 2 or len(set(labels)) < len(labels): raise ValueError(f'labels must be two or more different names, not {labels}')
+    if len(labels) < 2 or len(set(labels)) < len(labels):
+        raise ValueError(f'labels must be two or more different names, not {labels}')
     truth, said = _classes(target, labels, 'target'), prob_or_pred
     if np.ndim(said) == 2:
         columns = list(getattr(said, 'columns', labels))
         prob = _array(said, 'prob')
-        if prob.shape[1] != len(labels): raise ValueError(f'{len(labels)} labels for {prob.shape[1]} columns')
-        if isinstance(columns[0], str) and columns != labels: raise ValueError(f'the columns of prob are {", ".join(columns)}, but labels are {", ".join(labels)}; give both in one order')
+        if prob.shape[1] != len(labels):
+            raise ValueError(f'{len(labels)} labels for {prob.shape[1]} columns')
+        if isinstance(columns[0], str) and columns != labels:
+            raise ValueError(
+                f'the columns of prob are {", ".join(columns)}, but labels are {", ".join(labels)};'
+                ' give both in one order'
+            )
         if (bad := ~((prob >= 0) & (prob <= 1))).any():
             i, k = np.argwhere(bad)[0]
-            raise ValueError(f'prob, row {i}, {labels[k]}: {prob[i, k]:g}; probabilities lie in 0..1 (logits need a softmax first)')
+            raise ValueError(
+                f'prob, row {i}, {labels[k]}: {prob[i, k]:g}; probabilities lie in 0..1 (logits'
+                ' need a softmax first)'
+            )
         said = prob.argmax(1)
-    else: said = _classes(said, labels, 'prediction')
-    if len(said) != len(truth): raise ValueError(f'{len(said)} predictions for {len(truth)} targets')
-    if not len(truth): raise ValueError('there is no image to score')
+    else:
+        said = _classes(said, labels, 'prediction')
+    if len(said) != len(truth):
+        raise ValueError(f'{len(said)} predictions for {len(truth)} targets')
+    if not len(truth):
+        raise ValueError('there is no image to score')
     return said, truth, labels
 
+
 def confusion(
-    prob_or_pred:np.ndarray, # probabilities, [N, C], 0..1, whose largest counts (the first of equals); or predicted classes, [N]
-    target:np.ndarray,       # true classes, [N]: names, or positions in `labels`
-    labels:list[str],        # names of the C classes, in the order of the columns of the probabilities
-) -> pd.DataFrame:           # counts, [C, C]; index: true class, columns: predicted class
-    "Confusion matrix. Raises ValueError naming row and class for nan, missing and impossible values."
+    # probabilities, [N, C], 0..1, whose largest counts (the first of equals); or predicted classes,
+    # [N]
+    prob_or_pred: np.ndarray,
+    target: np.ndarray,  # true classes, [N]: names, or positions in `labels`
+    # names of the C classes, in the order of the columns of the probabilities
+    labels: list[str],
+) -> pd.DataFrame:  # counts, [C, C]; index: true class, columns: predicted class
+    """Confusion matrix.
+
+    Raises ValueError naming row and class for nan, missing and impossible values.
+    """
     said, truth, labels = _decided(prob_or_pred, target, labels)
     C = len(labels)
-    return pd.DataFrame(np.bincount(C * truth + said, minlength=C * C).reshape(C, C), pd.Index(labels, name='true'), pd.Index(labels, name='predicted'))
+    return pd.DataFrame(
+        np.bincount(C * truth + said, minlength=C * C).reshape(C, C),
+        pd.Index(labels, name='true'),
+        pd.Index(labels, name='predicted'),
+    )
 
 # %% ../nbs/10_metrics.ipynb #class-scores
 def _class_scores(counts):
-    "Confusion [..., C, C] -> recall, precision, F1 of each class, their mean and the accuracy, [..., C + 2, 3]"
+    """Confusion [..., C, C] -> recall, precision, F1 of each class, their mean and the accuracy,
+    [..., C + 2, 3]
+    """
     right, true, said = np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(-1), counts.sum(-2)
-    x = np.stack([right, right, 2 * right], -1) / np.maximum(np.stack([true, said, true + said], -1), 1)
+    x = np.stack([right, right, 2 * right], -1) / np.maximum(
+        np.stack([true, said, true + said], -1), 1
+    )
     x[true == 0] = np.nan
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', 'Mean of empty slice', RuntimeWarning)
         mean, accuracy = np.nanmean(x, -2), right.sum(-1) / np.maximum(true.sum(-1), 1)
-    return np.concatenate([x, mean[..., None, :], np.broadcast_to(accuracy[..., None, None], (*accuracy.shape, 1, 3))], -2)
+    return np.concatenate(
+        [
+            x,
+            mean[..., None, :],
+            np.broadcast_to(accuracy[..., None, None], (*accuracy.shape, 1, 3)),
+        ],
+        -2,
+    )
+
 
 def class_scores(
-    prob_or_pred:np.ndarray,      # probabilities, [N, C], 0..1, whose largest counts (the first of equals); or predicted classes, [N]
-    target:np.ndarray,            # true classes, [N]: names, or positions in `labels`
-    labels:list[str],             # names of the C classes, in the order of the columns of the probabilities
-    subject:np.ndarray|None=None, # subject of each image, [N]; None draws images within each class
-    n_boot:int=1000,              # bootstrap draws
-    seed:int=0,                   # seed of the draws
-) -> pd.DataFrame:                # one row a class, then 'mean' over classes and 'all' images; columns recall, precision, f1, n, each score's _low and _high
-    """
-    Recall, precision and F1 per class; the recall of 'mean' is the balanced accuracy, every score of 'all' the accuracy. 95 % percentile intervals over subjects, or over images with the number of each class fixed.
+    # probabilities, [N, C], 0..1, whose largest counts (the first of equals); or predicted classes,
+    # [N]
+    prob_or_pred: np.ndarray,
+    target: np.ndarray,  # true classes, [N]: names, or positions in `labels`
+    # names of the C classes, in the order of the columns of the probabilities
+    labels: list[str],
+    # subject of each image, [N]; None draws images within each class
+    subject: np.ndarray | None = None,
+    n_boot: int = 1000,  # bootstrap draws
+    seed: int = 0,  # seed of the draws
+    # one row a class, then 'mean' over classes and 'all' images; columns recall, precision, f1, n,
+    # each score's _low and _high
+) -> pd.DataFrame:
+    """Recall, precision and F1 per class; the recall of 'mean' is the balanced accuracy, every
+    score of 'all' the accuracy. 95 % percentile intervals over subjects, or over images with the
+    number of each class fixed.
 
-    A class that is never predicted has precision 0. A class without images gets nan, with a warning, and the mean is over the others. Raises as `confusion` does, and ValueError for fewer than two subjects.
+    A class that is never predicted has precision 0. A class without images gets nan, with a
+    warning, and the mean is over the others. Raises as `confusion` does, and ValueError for fewer
+    than two subjects.
     """
     said, truth, labels = _decided(prob_or_pred, target, labels)
     C = len(labels)
-    codes, people = (np.zeros(len(truth), int), [0]) if subject is None else _subjects(subject, len(truth))
-    counts = np.bincount(C * (C * codes + truth) + said, minlength=C * C * len(people)).reshape(-1, C, C).astype(float)
+    codes, people = (
+        (np.zeros(len(truth), int), [0]) if subject is None else _subjects(subject, len(truth))
+    )
+    counts = (
+        np.bincount(C * (C * codes + truth) + said, minlength=C * C * len(people))
+        .reshape(-1, C, C)
+        .astype(float)
+    )
     total = counts.sum(0)
     n = total.sum(1).astype(int)
-    if not n.all(): warnings.warn(f'no image of {", ".join(l for l, k in zip(labels, n) if not k)}: no scores there; the mean is over the other {(n > 0).sum()}', stacklevel=2)
+    if not n.all():
+        warnings.warn(
+            f'no image of {", ".join(l for l, k in zip(labels, n) if not k)}: no scores there; the'
+            f' mean is over the other {(n > 0).sum()}',
+            stacklevel=2,
+        )
     if subject is None:
-        if n_boot < 1: raise ValueError(f'n_boot must be at least 1, not {n_boot}')
+        if n_boot < 1:
+            raise ValueError(f'n_boot must be at least 1, not {n_boot}')
         rng = np.random.default_rng(seed)
-        low, high = _percentiles(_class_scores(np.stack([rng.multinomial(k, row / max(k, 1), n_boot) if k else np.zeros((n_boot, C)) for k, row in zip(n, total)], 1)))
-    else: low, high = subject_bootstrap(lambda w: _class_scores(np.tensordot(w, counts, 1)), subject, n_boot, seed)
-    out = pd.DataFrame(_class_scores(total), [*labels, 'mean', 'all'], ['recall', 'precision', 'f1']).assign(n=[*n, n.sum(), n.sum()])
-    for i, m in enumerate(('recall', 'precision', 'f1')): out[f'{m}_low'], out[f'{m}_high'] = low[:, i], high[:, i]
+        low, high = _percentiles(
+            _class_scores(
+                np.stack(
+                    [
+                        rng.multinomial(k, row / max(k, 1), n_boot) if k else np.zeros((n_boot, C))
+                        for k, row in zip(n, total)
+                    ],
+                    1,
+                )
+            )
+        )
+    else:
+        low, high = subject_bootstrap(
+            lambda w: _class_scores(np.tensordot(w, counts, 1)), subject, n_boot, seed
+        )
+    out = pd.DataFrame(
+        _class_scores(total), [*labels, 'mean', 'all'], ['recall', 'precision', 'f1']
+    ).assign(n=[*n, n.sum(), n.sum()])
+    for i, m in enumerate(('recall', 'precision', 'f1')):
+        out[f'{m}_low'], out[f'{m}_high'] = low[:, i], high[:, i]
     return out.rename_axis('class')

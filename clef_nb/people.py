@@ -14,14 +14,25 @@ import numpy as np
 from numba import njit
 from PIL import Image
 from scipy.ndimage import gaussian_filter
-from .head import AUS, au_deltas, identity, load_head, openness, rasterise, shape_traits, vertex_normals
+from clef_nb.head import (
+    AUS,
+    au_deltas,
+    identity,
+    load_head,
+    openness,
+    rasterise,
+    shape_traits,
+    vertex_normals,
+)
 
 # %% ../nbs/02b_people.ipynb #paint
-PER_DM, LEFT, TOP = 110, -.95, 8.55          # texels per decimetre, and the map's upper left corner in head coordinates
+# texels per decimetre, and the map's upper left corner in head coordinates
+PER_DM, LEFT, TOP = 110, -0.95, 8.55
 _W, _H = 209, 314
-_X, _Y = np.meshgrid(LEFT + (np.arange(_W) + .5) / PER_DM, TOP - (np.arange(_H) + .5) / PER_DM)
+_X, _Y = np.meshgrid(LEFT + (np.arange(_W) + 0.5) / PER_DM, TOP - (np.arange(_H) + 0.5) / PER_DM)
 _X, _Y = _X.astype(np.float32), _Y.astype(np.float32)
 _A = np.abs(_X)
+
 
 def _stroke(points, width, x=_A):
     "Soft polyline on the map: 1 on the line, falling off over `width` decimetres"
@@ -29,411 +40,991 @@ def _stroke(points, width, x=_A):
     for (x0, y0), (x1, y1) in zip(points[:-1], points[1:]):
         vx, vy = x1 - x0, y1 - y0
         t = (((x - x0) * vx + (_Y - y0) * vy) / (vx * vx + vy * vy)).clip(0, 1)
-        d = np.minimum(d, (x - x0 - t * vx)**2 + (_Y - y0 - t * vy)**2)
+        d = np.minimum(d, (x - x0 - t * vx) ** 2 + (_Y - y0 - t * vy) ** 2)
     return np.exp(-d / width**2)
 
-def _blob(x, y, rx, ry, px=_A): return np.exp(-((px - x) / rx)**2 - ((_Y - y) / ry)**2)
-def _step(x, low, high): t = ((x - low) / (high - low)).clip(0, 1); return t * t * (3 - 2 * t)
+
+def _blob(x, y, rx, ry, px=_A):
+    return np.exp(-(((px - x) / rx) ** 2) - ((_Y - y) / ry) ** 2)
+
+
+def _step(x, low, high):
+    t = ((x - low) / (high - low)).clip(0, 1)
+    return t * t * (3 - 2 * t)
 
 # %% ../nbs/02b_people.ipynb #wrinkles
 @lru_cache(maxsize=1)
 def wrinkle_maps() -> dict:
     "Furrow depth on the map, for each action unit that has furrows"
-    arc = lambda y, x0, x1, bend: [(x, y - bend * ((x - (x0 + x1) / 2) / ((x1 - x0) / 2))**2) for x in np.linspace(x0, x1, 7)]
-    fold = [(.155, 6.95), (.21, 6.88), (.27, 6.79), (.315, 6.69), (.325, 6.60)]        # from the nose's wing around the mouth's corner
-    rays = [[(.50, 7.30), (.62, 7.38)], [(.51, 7.27), (.64, 7.29)], [(.50, 7.23), (.62, 7.19)]]
+    arc = lambda y, x0, x1, bend: [
+        (x, y - bend * ((x - (x0 + x1) / 2) / ((x1 - x0) / 2)) ** 2) for x in np.linspace(x0, x1, 7)
+    ]
+    # from the nose's wing around the mouth's corner
+    fold = [(0.155, 6.95), (0.21, 6.88), (0.27, 6.79), (0.315, 6.69), (0.325, 6.60)]
+    rays = [
+        [(0.50, 7.30), (0.62, 7.38)],
+        [(0.51, 7.27), (0.64, 7.29)],
+        [(0.50, 7.23), (0.62, 7.19)],
+    ]
     rng = np.random.default_rng(0)
-    chin = sum(_blob(x, y, .022, .022, _X) for x, y in zip(rng.uniform(-.13, .13, 26), rng.uniform(6.22, 6.40, 26)))
-    m = {1: sum(_stroke(arc(y, -.24, .24, -.035), .022, _X) for y in (7.60, 7.68, 7.76)) * .9,
-         2: sum(_stroke(arc(y, .20, .56, .05), .017) for y in (7.63, 7.71)) * .9,
-         4: _stroke([(.045, 7.34), (.055, 7.52)], .018) + .6 * _stroke([(-.06, 7.27), (.06, 7.27)], .016, _X) + .5 * _stroke([(.10, 7.56), (.16, 7.50)], .03),
-         5: .5 * _stroke(arc(7.42, .17, .46, .05), .014),
-         6: .9 * sum(_stroke(r, .016) for r in rays) + .8 * _stroke([(.19, 7.13), (.30, 7.08), (.44, 7.10), (.52, 7.16)], .018),
-         7: .9 * _stroke([(.19, 7.19), (.30, 7.165), (.43, 7.20)], .014) + .35 * _stroke(rays[1], .014),
-         9: _stroke([(.02, 7.20), (.10, 7.16)], .014) + _stroke([(.02, 7.13), (.115, 7.08)], .014) + .8 * _stroke([(.115, 7.02), (.19, 6.93)], .02) + .6 * _stroke([(-.06, 7.28), (.06, 7.28)], .014, _X),
-         10: .95 * _stroke(fold[:4], .025) + .4 * _stroke([(.16, 7.02), (.24, 6.94)], .02),
-         12: 1. * _stroke(fold, .025) + .35 * sum(_stroke(r, .014) for r in rays[:2]) + .5 * _stroke([(.40, 6.80), (.42, 6.62)], .022),
-         14: 1.3 * _stroke([(.295, 6.67), (.315, 6.615), (.30, 6.56)], .021) + .3 * _blob(.34, 6.61, .05, .05),
-         15: 1. * _stroke([(.265, 6.59), (.30, 6.50), (.305, 6.42)], .019) + .4 * _stroke([(-.14, 6.43), (.14, 6.43)], .02, _X),
-         16: .7 * _stroke([(-.16, 6.42), (0, 6.40), (.16, 6.42)], .02, _X),
-         17: .75 * chin + .9 * _stroke([(-.15, 6.415), (0, 6.445), (.15, 6.415)], .018, _X),
-         20: .8 * _stroke([(.33, 6.68), (.36, 6.60), (.35, 6.52)], .02) + .4 * _stroke([(.42, 6.7), (.44, 6.56)], .02),
-         22: .4 * sum(_stroke([(x, 6.80), (x * 1.1, 6.75)], .012) for x in (.06, .12)),
-         23: .5 * sum(_stroke([(x, 6.83), (x * .97, 6.75)], .011) for x in (.045, .095, .145)) + .6 * sum(_stroke([(x, 6.47), (x * 1.05, 6.41)], .011) for x in (.04, .10)),
-         24: .8 * _stroke([(-.20, 6.80), (0, 6.775), (.20, 6.80)], .017, _X) + .9 * _stroke([(-.20, 6.46), (0, 6.43), (.20, 6.46)], .02, _X) + .5 * _blob(.31, 6.61, .03, .04),
-         18: .5 * sum(_stroke([(x, 6.82), (x * .9, 6.75)], .012) for x in (.05, .11)),
-         28: .5 * _stroke([(-.2, 6.80), (0, 6.78), (.2, 6.80)], .02, _X)}
+    chin = sum(
+        _blob(x, y, 0.022, 0.022, _X)
+        for x, y in zip(rng.uniform(-0.13, 0.13, 26), rng.uniform(6.22, 6.40, 26))
+    )
+    m = {
+        1: sum(_stroke(arc(y, -0.24, 0.24, -0.035), 0.022, _X) for y in (7.60, 7.68, 7.76)) * 0.9,
+        2: sum(_stroke(arc(y, 0.20, 0.56, 0.05), 0.017) for y in (7.63, 7.71)) * 0.9,
+        4: _stroke([(0.045, 7.34), (0.055, 7.52)], 0.018)
+        + 0.6 * _stroke([(-0.06, 7.27), (0.06, 7.27)], 0.016, _X)
+        + 0.5 * _stroke([(0.10, 7.56), (0.16, 7.50)], 0.03),
+        5: 0.5 * _stroke(arc(7.42, 0.17, 0.46, 0.05), 0.014),
+        6: 0.9 * sum(_stroke(r, 0.016) for r in rays)
+        + 0.8 * _stroke([(0.19, 7.13), (0.30, 7.08), (0.44, 7.10), (0.52, 7.16)], 0.018),
+        7: 0.9 * _stroke([(0.19, 7.19), (0.30, 7.165), (0.43, 7.20)], 0.014)
+        + 0.35 * _stroke(rays[1], 0.014),
+        9: _stroke([(0.02, 7.20), (0.10, 7.16)], 0.014)
+        + _stroke([(0.02, 7.13), (0.115, 7.08)], 0.014)
+        + 0.8 * _stroke([(0.115, 7.02), (0.19, 6.93)], 0.02)
+        + 0.6 * _stroke([(-0.06, 7.28), (0.06, 7.28)], 0.014, _X),
+        10: 0.95 * _stroke(fold[:4], 0.025) + 0.4 * _stroke([(0.16, 7.02), (0.24, 6.94)], 0.02),
+        12: 1.0 * _stroke(fold, 0.025)
+        + 0.35 * sum(_stroke(r, 0.014) for r in rays[:2])
+        + 0.5 * _stroke([(0.40, 6.80), (0.42, 6.62)], 0.022),
+        14: 1.3 * _stroke([(0.295, 6.67), (0.315, 6.615), (0.30, 6.56)], 0.021)
+        + 0.3 * _blob(0.34, 6.61, 0.05, 0.05),
+        15: 1.0 * _stroke([(0.265, 6.59), (0.30, 6.50), (0.305, 6.42)], 0.019)
+        + 0.4 * _stroke([(-0.14, 6.43), (0.14, 6.43)], 0.02, _X),
+        16: 0.7 * _stroke([(-0.16, 6.42), (0, 6.40), (0.16, 6.42)], 0.02, _X),
+        17: 0.75 * chin + 0.9 * _stroke([(-0.15, 6.415), (0, 6.445), (0.15, 6.415)], 0.018, _X),
+        20: 0.8 * _stroke([(0.33, 6.68), (0.36, 6.60), (0.35, 6.52)], 0.02)
+        + 0.4 * _stroke([(0.42, 6.7), (0.44, 6.56)], 0.02),
+        22: 0.4 * sum(_stroke([(x, 6.80), (x * 1.1, 6.75)], 0.012) for x in (0.06, 0.12)),
+        23: 0.5 * sum(_stroke([(x, 6.83), (x * 0.97, 6.75)], 0.011) for x in (0.045, 0.095, 0.145))
+        + 0.6 * sum(_stroke([(x, 6.47), (x * 1.05, 6.41)], 0.011) for x in (0.04, 0.10)),
+        24: 0.8 * _stroke([(-0.20, 6.80), (0, 6.775), (0.20, 6.80)], 0.017, _X)
+        + 0.9 * _stroke([(-0.20, 6.46), (0, 6.43), (0.20, 6.46)], 0.02, _X)
+        + 0.5 * _blob(0.31, 6.61, 0.03, 0.04),
+        18: 0.5 * sum(_stroke([(x, 6.82), (x * 0.9, 6.75)], 0.012) for x in (0.05, 0.11)),
+        28: 0.5 * _stroke([(-0.2, 6.80), (0, 6.78), (0.2, 6.80)], 0.02, _X),
+    }
     return {k: v.astype(np.float32).clip(0, 1.4) for k, v in m.items()}
+
 
 @lru_cache(maxsize=1)
 def _wrinkle_stack():
     maps = wrinkle_maps()
     return np.array([AUS.index(a) for a in maps], np.int64), np.stack(list(maps.values()))
 
+
 @lru_cache(maxsize=1)
 def _strands():
     "Brightness of straight hair (noise that is long in y and short in x), of curls, and of cloth"
     noise = np.random.default_rng(1).normal(size=(_H + 40, _W)).astype(np.float32)
-    straight = np.cumsum(noise, 0); straight = (straight[40:] - straight[:-40]) / math.sqrt(40)
+    straight = np.cumsum(noise, 0)
+    straight = (straight[40:] - straight[:-40]) / math.sqrt(40)
     curls = gaussian_filter(noise[40:], 2.2)
-    return straight.clip(-2, 2), (1.5 * curls / curls.std()).clip(-2.5, 2.5), np.full((_H, _W), .3, np.float32)
+    return (
+        straight.clip(-2, 2),
+        (1.5 * curls / curls.std()).clip(-2.5, 2.5),
+        np.full((_H, _W), 0.3, np.float32),
+    )
 
 # %% ../nbs/02b_people.ipynb #subject
-TRAITS = {                 # -1..1 each; what a person would call it -> target of the head
-    'face width': 'head/head-scale-horiz', 'face length': 'head/head-scale-vert', 'plumpness': 'head/head-fat', 'forehead height': 'forehead/forehead-scale-vert',
-    'temples': 'forehead/forehead-temple', 'forehead bulge': 'forehead/forehead-nubian', 'brow height': 'eyebrows/eyebrows-trans', 'eye size': 'eyes/eye-scale',
-    'eye slant': 'eyes/eye-corner2', 'eye opening': 'eyes/eye-height2', 'eye height': 'eyes/eye-trans', 'eye prominence': 'eyes/eye-push1', 'eye bags': 'eyes/eye-bag',
-    'nose width': 'nose/nose-scale-horiz', 'nose length': 'nose/nose-scale-vert', 'nose hump': 'nose/nose-hump', 'nose bridge': 'nose/nose-width2', 'nostril width': 'nose/nose-width3',
-    'nose tip': 'nose/nose-point-width', 'nose volume': 'nose/nose-volume', 'mouth width': 'mouth/mouth-scale-horiz', 'lower lip': 'mouth/mouth-lowerlip-volume', 'upper lip': 'mouth/mouth-upperlip-volume',
-    'mouth height': 'mouth/mouth-trans', 'cheekbones': 'cheek/cheek-bones', 'cheek fullness': 'cheek/cheek-volume', 'chin width': 'chin/chin-width', 'chin length': 'chin/chin-height',
-    'chin prominence': 'chin/chin-prominent', 'ear size': 'ears/ear-scale'}
+TRAITS = {  # -1..1 each; what a person would call it -> target of the head
+    'face width': 'head/head-scale-horiz',
+    'face length': 'head/head-scale-vert',
+    'plumpness': 'head/head-fat',
+    'forehead height': 'forehead/forehead-scale-vert',
+    'temples': 'forehead/forehead-temple',
+    'forehead bulge': 'forehead/forehead-nubian',
+    'brow height': 'eyebrows/eyebrows-trans',
+    'eye size': 'eyes/eye-scale',
+    'eye slant': 'eyes/eye-corner2',
+    'eye opening': 'eyes/eye-height2',
+    'eye height': 'eyes/eye-trans',
+    'eye prominence': 'eyes/eye-push1',
+    'eye bags': 'eyes/eye-bag',
+    'nose width': 'nose/nose-scale-horiz',
+    'nose length': 'nose/nose-scale-vert',
+    'nose hump': 'nose/nose-hump',
+    'nose bridge': 'nose/nose-width2',
+    'nostril width': 'nose/nose-width3',
+    'nose tip': 'nose/nose-point-width',
+    'nose volume': 'nose/nose-volume',
+    'mouth width': 'mouth/mouth-scale-horiz',
+    'lower lip': 'mouth/mouth-lowerlip-volume',
+    'upper lip': 'mouth/mouth-upperlip-volume',
+    'mouth height': 'mouth/mouth-trans',
+    'cheekbones': 'cheek/cheek-bones',
+    'cheek fullness': 'cheek/cheek-volume',
+    'chin width': 'chin/chin-width',
+    'chin length': 'chin/chin-height',
+    'chin prominence': 'chin/chin-prominent',
+    'ear size': 'ears/ear-scale',
+}
 HAIR_STYLES = ('bald', 'shaved', 'short', 'medium', 'long', 'curly', 'afro', 'fringe', 'headscarf')
-HAIR_COLOURS = {'black': (.05, .04, .04), 'dark brown': (.14, .085, .055), 'brown': (.28, .17, .10), 'blond': (.62, .47, .27), 'red': (.48, .20, .09), 'grey': (.58, .57, .56)}
-IRIS_COLOURS = {'brown': (.25, .13, .06), 'dark': (.10, .06, .04), 'blue': (.28, .45, .62), 'green': (.30, .42, .25), 'grey': (.42, .46, .48)}
+HAIR_COLOURS = {
+    'black': (0.05, 0.04, 0.04),
+    'dark brown': (0.14, 0.085, 0.055),
+    'brown': (0.28, 0.17, 0.10),
+    'blond': (0.62, 0.47, 0.27),
+    'red': (0.48, 0.20, 0.09),
+    'grey': (0.58, 0.57, 0.56),
+}
+IRIS_COLOURS = {
+    'brown': (0.25, 0.13, 0.06),
+    'dark': (0.10, 0.06, 0.04),
+    'blue': (0.28, 0.45, 0.62),
+    'green': (0.30, 0.42, 0.25),
+    'grey': (0.42, 0.46, 0.48),
+}
+
 
 @dataclass
 class Subject:
     "Everything about a person that a frame does not change; made by `draw_subject`."
-    name: str                   # for example 'F001'
-    words: dict                 # what a caption may say: sex, age, hair, glasses, beard, skin
-    looks: dict                 # the numbers behind it: traits (-1..1), age (0 young, 1 old), skin (0 very light, 1 very dark), hair, iris, glasses
-    neutral: np.ndarray         # [V, 3] positions at rest
-    attributes: np.ndarray      # [V, 6] map x, map y, openness, hair, inner mouth, shade of the glasses
-    fade: np.ndarray            # [V] above 1: not drawn
-    skin: np.ndarray            # [H, W, 3] albedo on the map
-    hair: np.ndarray            # [3] albedo
-    strands: np.ndarray         # [H, W] brightness of the hair: straight or curled
-    iris: np.ndarray            # [3] albedo
-    clothes: np.ndarray         # [3] albedo
-    age_lines: np.ndarray       # [H, W] furrows that never leave
-    balance: np.ndarray         # [len(AUS)] -1..1, how much stronger each action unit is on the person's left side
-    expressiveness: float       # multiplies every intensity
-    habits: np.ndarray          # [len(AUS)] added to the log-odds of each action unit
+
+    name: str  # for example 'F001'
+    # what a caption may say: sex, age, hair, glasses, beard, skin
+    words: dict
+    # the numbers behind it: traits (-1..1), age (0 young, 1 old), skin (0 very light, 1 very dark),
+    # hair, iris, glasses
+    looks: dict
+    neutral: np.ndarray  # [V, 3] positions at rest
+    # [V, 6] map x, map y, openness, hair, inner mouth, shade of the glasses
+    attributes: np.ndarray
+    fade: np.ndarray  # [V] above 1: not drawn
+    skin: np.ndarray  # [H, W, 3] albedo on the map
+    hair: np.ndarray  # [3] albedo
+    strands: np.ndarray  # [H, W] brightness of the hair: straight or curled
+    iris: np.ndarray  # [3] albedo
+    clothes: np.ndarray  # [3] albedo
+    age_lines: np.ndarray  # [H, W] furrows that never leave
+    # [len(AUS)] -1..1, how much stronger each action unit is on the person's left side
+    balance: np.ndarray
+    expressiveness: float  # multiplies every intensity
+    habits: np.ndarray  # [len(AUS)] added to the log-odds of each action unit
+
 
 _RING, _COLUMNS, _ROWS = 28, 12, 5
 _N_GLASSES, _N_CURTAIN, _N_CLOTHES = 4 * _RING + 12, _COLUMNS * _ROWS, _COLUMNS * 2
 
+
 @lru_cache(maxsize=1)
 def _extras():
-    "Triangles and parts of the head with what is added to it: glasses (part 5), a curtain of hair behind the neck (6) and clothes (7)"
+    """Triangles and parts of the head with what is added to it: glasses (part 5), a curtain of hair
+    behind the neck (6) and clothes (7)
+    """
     n = len(load_head().vertices)
+
     def band(rows, columns, closed=False):
         "Two-sided quads between neighbouring rows of vertices"
         nonlocal n
         at = lambda i, j: n + (i % columns) * rows + j
-        quads = [(at(i, j), at(i + 1, j), at(i + 1, j + 1), at(i, j + 1)) for i in range(columns if closed else columns - 1) for j in range(rows - 1)]
+        quads = [
+            (at(i, j), at(i + 1, j), at(i + 1, j + 1), at(i, j + 1))
+            for i in range(columns if closed else columns - 1)
+            for j in range(rows - 1)
+        ]
         n += rows * columns
         return [t for a, b, c, d in quads for t in ((a, b, c), (a, c, d), (a, c, b), (a, d, c))]
-    glasses = [t for args in ((2, _RING, True), (2, _RING, True), (2, 2), (2, 2), (2, 2)) for t in band(*args)]
+
+    glasses = [
+        t
+        for args in ((2, _RING, True), (2, _RING, True), (2, 2), (2, 2), (2, 2))
+        for t in band(*args)
+    ]
     curtain, clothes = band(_ROWS, _COLUMNS), band(2, _COLUMNS)
     tris = np.concatenate([load_head().triangles, np.array(glasses + curtain + clothes, np.int32)])
-    part = np.concatenate([load_head().part, np.repeat([5, 6, 7], [len(glasses), len(curtain), len(clothes)]).astype(np.uint8)])
+    part = np.concatenate(
+        [
+            load_head().part,
+            np.repeat([5, 6, 7], [len(glasses), len(curtain), len(clothes)]).astype(np.uint8),
+        ]
+    )
     return tris, part
+
 
 @lru_cache(maxsize=1)
 def _base_attributes():
     "Per-vertex attributes and lash fade that all subjects share, and which vertices are ears"
-    head = load_head(); v = head.vertices
+    head = load_head()
+    v = head.vertices
     a = np.zeros((len(v), 6), np.float32)
     a[:, 0], a[:, 1], a[:, 2] = v[:, 0], v[:, 1], openness()
-    inside = np.where(v[:, 1] > 6.49, 1.515 - 3 * v[:, 0]**2, 1.40 - 2 * v[:, 0]**2) - v[:, 2]
-    skin = np.zeros(len(v), bool); skin[np.unique(head.triangles[head.part == 0])] = True
-    near_mouth = skin & (abs(v[:, 0]) < .26) & (v[:, 1] > 6.37) & (v[:, 1] < 6.85)
-    a[near_mouth, 4] = (inside[near_mouth] / .02).clip(0, 1)
+    inside = np.where(v[:, 1] > 6.49, 1.515 - 3 * v[:, 0] ** 2, 1.40 - 2 * v[:, 0] ** 2) - v[:, 2]
+    skin = np.zeros(len(v), bool)
+    skin[np.unique(head.triangles[head.part == 0])] = True
+    near_mouth = skin & (abs(v[:, 0]) < 0.26) & (v[:, 1] > 6.37) & (v[:, 1] < 6.85)
+    a[near_mouth, 4] = (inside[near_mouth] / 0.02).clip(0, 1)
     fade = np.zeros(len(v), np.float32)
     for side in (1, -1):
-        eye = np.unique(head.triangles[head.part == 1]); eye = eye[v[eye, 0] * side > 0]
+        eye = np.unique(head.triangles[head.part == 1])
+        eye = eye[v[eye, 0] * side > 0]
         centre, r = v[eye].mean(0), np.ptp(v[eye, 0]) / 2
         a[eye, 0], a[eye, 1], a[eye, 3] = ((v[eye] - centre) / r).T
-        lash = np.unique(head.triangles[head.part == 4]); lash = lash[v[lash, 0] * side > 0]
+        lash = np.unique(head.triangles[head.part == 4])
+        lash = lash[v[lash, 0] * side > 0]
         for upper in (True, False):
             k = lash[(v[lash, 1] > 7.282) == upper]
             d = np.linalg.norm(v[k] - centre, axis=1)
-            fade[k] = (d - d.min()) / np.ptp(d) / (.5 if upper else .22)       # above 1: beyond the lash's tip
-    ears = np.abs(head.shape['ears/ear-scale-incr']).max(1) > .02
+            # above 1: beyond the lash's tip
+            fade[k] = (d - d.min()) / np.ptp(d) / (0.5 if upper else 0.22)
+    ears = np.abs(head.shape['ears/ear-scale-incr']).max(1) > 0.02
     return a, fade, ears
+
 
 def _tone(x):
     "Albedo of skin from very light (0) to very dark (1)"
-    stops = np.array([(.93, .76, .67), (.86, .66, .54), (.74, .53, .40), (.55, .37, .26), (.36, .23, .16), (.22, .14, .10)], np.float32)
-    t = np.clip(x, 0, .9999) * (len(stops) - 1); i = int(t)
+    stops = np.array(
+        [
+            (0.93, 0.76, 0.67),
+            (0.86, 0.66, 0.54),
+            (0.74, 0.53, 0.40),
+            (0.55, 0.37, 0.26),
+            (0.36, 0.23, 0.16),
+            (0.22, 0.14, 0.10),
+        ],
+        np.float32,
+    )
+    t = np.clip(x, 0, 0.9999) * (len(stops) - 1)
+    i = int(t)
     return stops[i] * (1 - (t - i)) + stops[i + 1] * (t - i)
+
 
 def _noise(rng, cells):
     "Smooth noise of unit variance on the map"
-    g = Image.fromarray(rng.normal(size=(cells * 3 // 2, cells)).astype(np.float32)).resize((_W, _H), Image.BICUBIC)
-    g = np.asarray(g); return g / g.std()
+    g = Image.fromarray(rng.normal(size=(cells * 3 // 2, cells)).astype(np.float32)).resize(
+        (_W, _H), Image.BICUBIC
+    )
+    g = np.asarray(g)
+    return g / g.std()
 
 # %% ../nbs/02b_people.ipynb #dress
 def _dress(rng, v, inside, glasses, long):
-    "Add glasses, the curtain of long hair and clothes to the vertices; returns vertices, attributes and fade"
-    base, lash, _ = _base_attributes(); x, y, _ = load_head().vertices.T
-    eye = np.unique(load_head().triangles[load_head().part == 1]); eye_v = v[eye]; bx = eye_v[eye_v[:, 0] > 0].mean(0)[0]
-    w, h, thin = rng.uniform(.19, .24), rng.uniform(.13, .19), rng.uniform(.016, .034)
-    zg = v[(abs(x) < .06) & (y > 7.2) & (y < 7.3), 2].max() + .07
-    angle = np.linspace(0, 2 * np.pi, _RING, endpoint=False); power = rng.uniform(.55, 1.)
-    c, s = np.cos(angle), np.sin(angle); c, s = np.sign(c) * abs(c)**power, np.sign(s) * abs(s)**power
-    extra = [(cx + (w + t) * c[k], (h + t) * s[k] - .02, zg - .25 * (cx + w * c[k])**2) for cx in (bx, -bx) for k in range(_RING) for t in (0, thin)]
-    extra += [(-bx + w, .04, zg), (-bx + w, .04 - thin, zg), (bx - w, .04, zg), (bx - w, .04 - thin, zg)]
-    extra += [(sgn * px, py, pz) for sgn in (1, -1) for px, pz in ((bx + w, zg - .1), (.76, -.9)) for py in (.06, .06 - thin)]
-    width, reach = rng.uniform(.95, 1.15), rng.uniform(-1.9, -.9)
-    outline = [(.95, .45), (.55, .76), (-.1, .86), (.4 * reach - .2, .92 * width), (reach, .84 * width)]
-    extra += [(t * half, py - .12 * (1 - abs(t)) * (row == 4), -.6 - .2 * t * t) for t in np.linspace(-1, 1, _COLUMNS) for row, (py, half) in enumerate(outline)]
-    neckline = rng.uniform(.05, .3)
-    extra += [(1.25 * t, py, -.25 - .6 * t * t) for t in np.linspace(-1, 1, _COLUMNS) for py in (-1.0 - .35 * max(0, abs(t) - .45) - (.2 + neckline) * math.exp(-(t / .3)**2), -2.6)]
-    fade = np.concatenate([lash, np.repeat([0. if glasses else 2., 0. if long else 2., 0.], [_N_GLASSES, _N_CURTAIN, _N_CLOTHES])]).astype(np.float32)
+    """Add glasses, the curtain of long hair and clothes to the vertices; returns vertices,
+    attributes and fade
+    """
+    base, lash, _ = _base_attributes()
+    x, y, _ = load_head().vertices.T
+    eye = np.unique(load_head().triangles[load_head().part == 1])
+    eye_v = v[eye]
+    bx = eye_v[eye_v[:, 0] > 0].mean(0)[0]
+    w, h, thin = rng.uniform(0.19, 0.24), rng.uniform(0.13, 0.19), rng.uniform(0.016, 0.034)
+    zg = v[(abs(x) < 0.06) & (y > 7.2) & (y < 7.3), 2].max() + 0.07
+    angle = np.linspace(0, 2 * np.pi, _RING, endpoint=False)
+    power = rng.uniform(0.55, 1.0)
+    c, s = np.cos(angle), np.sin(angle)
+    c, s = np.sign(c) * abs(c) ** power, np.sign(s) * abs(s) ** power
+    extra = [
+        (cx + (w + t) * c[k], (h + t) * s[k] - 0.02, zg - 0.25 * (cx + w * c[k]) ** 2)
+        for cx in (bx, -bx)
+        for k in range(_RING)
+        for t in (0, thin)
+    ]
+    extra += [
+        (-bx + w, 0.04, zg),
+        (-bx + w, 0.04 - thin, zg),
+        (bx - w, 0.04, zg),
+        (bx - w, 0.04 - thin, zg),
+    ]
+    extra += [
+        (sgn * px, py, pz)
+        for sgn in (1, -1)
+        for px, pz in ((bx + w, zg - 0.1), (0.76, -0.9))
+        for py in (0.06, 0.06 - thin)
+    ]
+    width, reach = rng.uniform(0.95, 1.15), rng.uniform(-1.9, -0.9)
+    outline = [
+        (0.95, 0.45),
+        (0.55, 0.76),
+        (-0.1, 0.86),
+        (0.4 * reach - 0.2, 0.92 * width),
+        (reach, 0.84 * width),
+    ]
+    extra += [
+        (t * half, py - 0.12 * (1 - abs(t)) * (row == 4), -0.6 - 0.2 * t * t)
+        for t in np.linspace(-1, 1, _COLUMNS)
+        for row, (py, half) in enumerate(outline)
+    ]
+    neckline = rng.uniform(0.05, 0.3)
+    extra += [
+        (1.25 * t, py, -0.25 - 0.6 * t * t)
+        for t in np.linspace(-1, 1, _COLUMNS)
+        for py in (
+            -1.0 - 0.35 * max(0, abs(t) - 0.45) - (0.2 + neckline) * math.exp(-((t / 0.3) ** 2)),
+            -2.6,
+        )
+    ]
+    fade = np.concatenate(
+        [
+            lash,
+            np.repeat(
+                [0.0 if glasses else 2.0, 0.0 if long else 2.0, 0.0],
+                [_N_GLASSES, _N_CURTAIN, _N_CLOTHES],
+            ),
+        ]
+    ).astype(np.float32)
     attr = np.concatenate([base, np.zeros((len(extra), 6), np.float32)])
-    is_skin = np.ones(len(v), bool); is_skin[eye] = False
-    attr[:len(v), 3][is_skin] = inside[is_skin]
-    attr[len(v):, 2] = .8
+    is_skin = np.ones(len(v), bool)
+    is_skin[eye] = False
+    attr[: len(v), 3][is_skin] = inside[is_skin]
+    attr[len(v) :, 2] = 0.8
     curtain = slice(len(v) + _N_GLASSES, len(v) + _N_GLASSES + _N_CURTAIN)
-    attr[curtain, 0] = np.repeat(np.linspace(-.8, .8, _COLUMNS), _ROWS); attr[curtain, 1] = np.tile(np.linspace(8.3, 6.2, _ROWS), _COLUMNS)
-    attr[len(v):len(v) + _N_GLASSES, 5] = float(rng.choice([.04, .08, .35]))
+    attr[curtain, 0] = np.repeat(np.linspace(-0.8, 0.8, _COLUMNS), _ROWS)
+    attr[curtain, 1] = np.tile(np.linspace(8.3, 6.2, _ROWS), _COLUMNS)
+    attr[len(v) : len(v) + _N_GLASSES, 5] = float(rng.choice([0.04, 0.08, 0.35]))
     return np.concatenate([v, np.array(extra, np.float32)]), attr, fade
 
 # %% ../nbs/02b_people.ipynb #parts
 def _shape(rng, female, ancestry, looks):
-    "The neutral face: ancestry, sex and age, the named traits, and a little of some traits on one side only"
-    macro = {f"{a}-{'female' if female else 'male'}-{years}": w * share for a, w in zip(('african', 'asian', 'caucasian'), ancestry) for years, share in (('young', 1 - looks['age']), ('old', looks['age']))}
-    v = identity(macro, {target: looks[name] for name, target in TRAITS.items()}) + rng.uniform(0, .12) * au_deltas()[AUS.index(43)]     # lids at rest
-    head = load_head(); side = np.tanh(head.vertices[:, 0] / .15)
-    for name in ('brow height', 'eye size', 'eye opening', 'nostril width', 'mouth height', 'cheek fullness', 'upper lip', 'chin width'):
-        v = v + (rng.normal() * .07 * side)[:, None] * head.shape[shape_traits()[TRAITS[name]][0]]
+    """The neutral face: ancestry, sex and age, the named traits, and a little of some traits on one
+    side only
+    """
+    macro = {
+        f'{a}-{"female" if female else "male"}-{years}': w * share
+        for a, w in zip(('african', 'asian', 'caucasian'), ancestry)
+        for years, share in (('young', 1 - looks['age']), ('old', looks['age']))
+    }
+    # lids at rest
+    v = (
+        identity(macro, {target: looks[name] for name, target in TRAITS.items()})
+        + rng.uniform(0, 0.12) * au_deltas()[AUS.index(43)]
+    )
+    head = load_head()
+    side = np.tanh(head.vertices[:, 0] / 0.15)
+    for name in (
+        'brow height',
+        'eye size',
+        'eye opening',
+        'nostril width',
+        'mouth height',
+        'cheek fullness',
+        'upper lip',
+        'chin width',
+    ):
+        v = v + (rng.normal() * 0.07 * side)[:, None] * head.shape[shape_traits()[TRAITS[name]][0]]
     return v.astype(np.float32)
+
 
 def _skin(rng, age, melanin):
     "Complexion on the map: blotches, red cheeks and nose, shadows under the eyes, freckles, moles"
-    skin = np.broadcast_to(_tone(melanin) * (1 + rng.normal(size=3) * (.02, .015, .02)), (_H, _W, 3)).astype(np.float32).copy()
-    skin *= 1 + (.025 * _noise(rng, 10) + .015 * _noise(rng, 60))[..., None]
-    red = np.array([.06, -.05, -.05], np.float32) * (1 - .6 * melanin)
-    skin += (rng.uniform(.2, 1) * _blob(.42, 6.95, .20, .15) + rng.uniform(.1, .7) * _blob(0, 6.95, .12, .10))[..., None] * red
-    skin *= 1 - (rng.uniform(.02, .16) + .08 * age) * _blob(.29, 7.13, .15, .06)[..., None]       # under the eyes
-    if rng.random() < .25 * (1 - melanin):
+    skin = (
+        np.broadcast_to(
+            _tone(melanin) * (1 + rng.normal(size=3) * (0.02, 0.015, 0.02)), (_H, _W, 3)
+        )
+        .astype(np.float32)
+        .copy()
+    )
+    skin *= 1 + (0.025 * _noise(rng, 10) + 0.015 * _noise(rng, 60))[..., None]
+    red = np.array([0.06, -0.05, -0.05], np.float32) * (1 - 0.6 * melanin)
+    skin += (
+        rng.uniform(0.2, 1) * _blob(0.42, 6.95, 0.20, 0.15)
+        + rng.uniform(0.1, 0.7) * _blob(0, 6.95, 0.12, 0.10)
+    )[..., None] * red
+    # under the eyes
+    skin *= 1 - (rng.uniform(0.02, 0.16) + 0.08 * age) * _blob(0.29, 7.13, 0.15, 0.06)[..., None]
+    if rng.random() < 0.25 * (1 - melanin):
         spots = np.zeros((_H, _W), np.float32)
-        for x, y in zip(rng.normal(size=90).clip(-2.5, 2.5) * .30, 7.0 + rng.normal(size=90).clip(-3, 3) * .13): spots[int((TOP - y) * PER_DM), int((x - LEFT) * PER_DM)] += 1
-        skin *= 1 - .28 * gaussian_filter(spots * 9, 1.2).clip(0, 1)[..., None]
-    for x, y in zip(rng.uniform(-.5, .5, rng.poisson(.8)), rng.uniform(6.3, 7.8, 9)): skin *= 1 - .55 * _blob(x, y, .016, .016, _X)[..., None]
+        for x, y in zip(
+            rng.normal(size=90).clip(-2.5, 2.5) * 0.30, 7.0 + rng.normal(size=90).clip(-3, 3) * 0.13
+        ):
+            spots[int((TOP - y) * PER_DM), int((x - LEFT) * PER_DM)] += 1
+        skin *= 1 - 0.28 * gaussian_filter(spots * 9, 1.2).clip(0, 1)[..., None]
+    for x, y in zip(rng.uniform(-0.5, 0.5, rng.poisson(0.8)), rng.uniform(6.3, 7.8, 9)):
+        skin *= 1 - 0.55 * _blob(x, y, 0.016, 0.016, _X)[..., None]
     return skin
+
 
 def _lips(rng, skin, melanin, female):
     "Paint the lips into the outlines of the mesh's vermilion; returns skin and where the lips are"
-    top = 6.712 + .023 * (1 - ((_A - .06) / .06)**2).clip(-1, 1) * (_A < .12) - 1.55 * (_A - .05).clip(0)**2 - .12 * (_A - .05).clip(0)
+    top = (
+        6.712
+        + 0.023 * (1 - ((_A - 0.06) / 0.06) ** 2).clip(-1, 1) * (_A < 0.12)
+        - 1.55 * (_A - 0.05).clip(0) ** 2
+        - 0.12 * (_A - 0.05).clip(0)
+    )
     low = 6.492 + 1.75 * _A**2
-    lips = _step(top - _Y, -.008, .012) * _step(_Y - low, -.012, .012) * _step(.262 - _A, -.006, .02)
-    colour = _tone(melanin) * np.array([.86, .58, .57]) * rng.uniform(.85, 1.1) + np.array([.06, 0, .01]) * rng.uniform(-.5, 1.6 if female else .6)
-    skin = skin * (1 - .82 * lips[..., None]) + .82 * lips[..., None] * colour
-    return skin * (1 - .35 * (_stroke([(-.23, 6.612), (-.1, 6.618), (0, 6.612), (.1, 6.618), (.23, 6.612)], .012, _X) * .8)[..., None]), lips
+    lips = (
+        _step(top - _Y, -0.008, 0.012)
+        * _step(_Y - low, -0.012, 0.012)
+        * _step(0.262 - _A, -0.006, 0.02)
+    )
+    colour = _tone(melanin) * np.array([0.86, 0.58, 0.57]) * rng.uniform(0.85, 1.1) + np.array(
+        [0.06, 0, 0.01]
+    ) * rng.uniform(-0.5, 1.6 if female else 0.6)
+    skin = skin * (1 - 0.82 * lips[..., None]) + 0.82 * lips[..., None] * colour
+    return skin * (
+        1
+        - 0.35
+        * (
+            _stroke(
+                [(-0.23, 6.612), (-0.1, 6.618), (0, 6.612), (0.1, 6.618), (0.23, 6.612)], 0.012, _X
+            )
+            * 0.8
+        )[..., None]
+    ), lips
+
 
 def _brows(rng, skin, female, colour, hair):
-    thick, arch, lift, length = rng.uniform(.022, .040) * (.9 if female else 1.1), rng.uniform(-.01, .05), rng.normal() * .018, rng.uniform(-.03, .04)
-    brow = [(.095, 7.425 + lift), (.20, 7.462 + lift + .3 * arch), (.33, 7.478 + lift + arch), (.43, 7.455 + lift + .7 * arch), (.50 + length, 7.405 + lift)]
-    brow = (_stroke(brow, thick) * (1 - .55 * _step(_A, .34, .52))).clip(0, 1)
-    brow = _step(brow * (1 + .25 * _noise(rng, 90)), .05, .85) * rng.uniform(.65, .95)
-    return skin * (1 - brow[..., None]) + brow[..., None] * hair * {'blond': .6, 'grey': .55}.get(colour, .75)
+    thick, arch, lift, length = (
+        rng.uniform(0.022, 0.040) * (0.9 if female else 1.1),
+        rng.uniform(-0.01, 0.05),
+        rng.normal() * 0.018,
+        rng.uniform(-0.03, 0.04),
+    )
+    brow = [
+        (0.095, 7.425 + lift),
+        (0.20, 7.462 + lift + 0.3 * arch),
+        (0.33, 7.478 + lift + arch),
+        (0.43, 7.455 + lift + 0.7 * arch),
+        (0.50 + length, 7.405 + lift),
+    ]
+    brow = (_stroke(brow, thick) * (1 - 0.55 * _step(_A, 0.34, 0.52))).clip(0, 1)
+    brow = _step(brow * (1 + 0.25 * _noise(rng, 90)), 0.05, 0.85) * rng.uniform(0.65, 0.95)
+    return skin * (1 - brow[..., None]) + brow[..., None] * hair * {'blond': 0.6, 'grey': 0.55}.get(
+        colour, 0.75
+    )
+
 
 def _beard(rng, skin, hair, lips):
     "A beard or stubble for some; returns skin and the words for it"
-    if rng.random() >= .42: return skin, 'no beard'
-    full = rng.random() < .4
-    area = _step(_A * .75 + (6.80 - _Y) * .9, .18, .40) * _step(6.98 - _Y - .25 * (1 - _A / .6).clip(0), -.02, .10)
-    area = np.maximum(area, (_blob(.11, 6.80, .15, .045) * 1.3).clip(0, 1)) * (1 - lips) * (1 - .9 * _blob(0, 6.45, .06, .03) * (not full)) * _step(.72 - _A, 0, .08)
-    dense = (area * _step(_Y, 6.02, 6.2) * (1 + .15 * _noise(rng, 180))).clip(0, 1) * (rng.uniform(.7, .9) if full else rng.uniform(.22, .42))
-    return skin * (1 - dense[..., None]) + dense[..., None] * hair * .9, 'a beard' if full else 'stubble'
+    if rng.random() >= 0.42:
+        return skin, 'no beard'
+    full = rng.random() < 0.4
+    area = _step(_A * 0.75 + (6.80 - _Y) * 0.9, 0.18, 0.40) * _step(
+        6.98 - _Y - 0.25 * (1 - _A / 0.6).clip(0), -0.02, 0.10
+    )
+    area = (
+        np.maximum(area, (_blob(0.11, 6.80, 0.15, 0.045) * 1.3).clip(0, 1))
+        * (1 - lips)
+        * (1 - 0.9 * _blob(0, 6.45, 0.06, 0.03) * (not full))
+        * _step(0.72 - _A, 0, 0.08)
+    )
+    dense = (area * _step(_Y, 6.02, 6.2) * (1 + 0.15 * _noise(rng, 180))).clip(0, 1) * (
+        rng.uniform(0.7, 0.9) if full else rng.uniform(0.22, 0.42)
+    )
+    return skin * (1 - dense[..., None]) + dense[
+        ..., None
+    ] * hair * 0.9, 'a beard' if full else 'stubble'
+
 
 def _hairstyle(rng, v, female, age, style):
-    "Puff the head up where there is hair; returns vertices and how far inside the hairline each vertex lies, in decimetres"
-    x, y, z = load_head().vertices.T; *_, ears = _base_attributes()
-    receding = 0. if female else rng.uniform(0, .5) * age
-    line = 7.93 + rng.normal() * .05 + receding * .5 - .10 * (x / .55)**2 + receding * .8 * _step(abs(x), .12, .4) * (abs(x) < .6) + rng.normal() * .06 * x
-    phase = rng.uniform(0, 6, 3); wave = 1 + .15 * np.sin(9 * x + phase[0])
+    """Puff the head up where there is hair; returns vertices and how far inside the hairline each
+    vertex lies, in decimetres
+    """
+    x, y, z = load_head().vertices.T
+    *_, ears = _base_attributes()
+    receding = 0.0 if female else rng.uniform(0, 0.5) * age
+    line = (
+        7.93
+        + rng.normal() * 0.05
+        + receding * 0.5
+        - 0.10 * (x / 0.55) ** 2
+        + receding * 0.8 * _step(abs(x), 0.12, 0.4) * (abs(x) < 0.6)
+        + rng.normal() * 0.06 * x
+    )
+    phase = rng.uniform(0, 6, 3)
+    wave = 1 + 0.15 * np.sin(9 * x + phase[0])
     low = 7.7
-    if style == 'fringe': line = np.where(abs(x) < .62, 7.60 + .035 * np.sin(14 * x + phase[1]), line); low = 7.5
-    if style == 'headscarf': line = 7.80 - .12 * (x / .55)**2
-    if style in ('curly', 'afro'): wave = 1 + .3 * np.sin(17 * x + phase[0]) * np.sin(15 * y + phase[1]) * np.sin(13 * z + phase[2])
-    inside = np.maximum(y - line, np.minimum(.72 - z + .25 * (y - 7.4).clip(0), y - 6.8))
-    if style == 'headscarf': inside = np.maximum(inside, np.minimum(.86 - z, 1.))
-    else: inside[ears] = -1
+    if style == 'fringe':
+        line = np.where(abs(x) < 0.62, 7.60 + 0.035 * np.sin(14 * x + phase[1]), line)
+        low = 7.5
+    if style == 'headscarf':
+        line = 7.80 - 0.12 * (x / 0.55) ** 2
+    if style in ('curly', 'afro'):
+        wave = 1 + 0.3 * np.sin(17 * x + phase[0]) * np.sin(15 * y + phase[1]) * np.sin(
+            13 * z + phase[2]
+        )
+    inside = np.maximum(y - line, np.minimum(0.72 - z + 0.25 * (y - 7.4).clip(0), y - 6.8))
+    if style == 'headscarf':
+        inside = np.maximum(inside, np.minimum(0.86 - z, 1.0))
+    else:
+        inside[ears] = -1
     inside[(z > 1.0) & (y < low)] = -1
-    if style == 'bald': inside[:] = -1
-    volume = dict(bald=(0, 0), shaved=(0, .01), short=(.02, .06), medium=(.08, .16), long=(.07, .14), curly=(.12, .2), afro=(.28, .45), fringe=(.07, .13), headscarf=(.03, .06))[style]
-    rise = .15 + .85 * _step(y, 7.5, 8.0) if style not in ('curly', 'afro') else .45 + .55 * _step(y, 7.2, 8.0)
-    return v + vertex_normals(v, load_head().triangles) * (rng.uniform(*volume) * _step(inside, 0, .12) * rise * wave)[:, None].astype(np.float32), inside
+    if style == 'bald':
+        inside[:] = -1
+    volume = dict(
+        bald=(0, 0),
+        shaved=(0, 0.01),
+        short=(0.02, 0.06),
+        medium=(0.08, 0.16),
+        long=(0.07, 0.14),
+        curly=(0.12, 0.2),
+        afro=(0.28, 0.45),
+        fringe=(0.07, 0.13),
+        headscarf=(0.03, 0.06),
+    )[style]
+    rise = (
+        0.15 + 0.85 * _step(y, 7.5, 8.0)
+        if style not in ('curly', 'afro')
+        else 0.45 + 0.55 * _step(y, 7.2, 8.0)
+    )
+    return v + vertex_normals(v, load_head().triangles) * (
+        rng.uniform(*volume) * _step(inside, 0, 0.12) * rise * wave
+    )[:, None].astype(np.float32), inside
 
-def _choose(rng, options, weights): return str(rng.choice(list(options), p=np.array(weights) / np.sum(weights)))
+
+def _choose(rng, options, weights):
+    return str(rng.choice(list(options), p=np.array(weights) / np.sum(weights)))
 
 # %% ../nbs/02b_people.ipynb #draw-subject
-def draw_subject(rng:np.random.Generator, # source of all randomness: the same state gives the same person
-                 name:str='F001', # the first letter tells the sex, F or M
-                 habit_strength:float=.5, # standard deviation of habits in log-odds; 0: all people use all action units alike
-                 expressiveness:float=.22, # standard deviation of the logarithm of expressiveness; 0: all people show equally much
-                 looks:dict={}, # what you set by hand: any of `Subject.looks`; all the rest stays as drawn
-                ) -> Subject: # a person
-    "Draw a person at random. With `habit_strength` and `expressiveness` at 0, identity carries no information about action units. Raises ValueError for looks that do not exist or lie outside their range."
+# source of all randomness: the same state gives the same person
+def draw_subject(
+    rng: np.random.Generator,
+    name: str = 'F001',  # the first letter tells the sex, F or M
+    # standard deviation of habits in log-odds; 0: all people use all action units
+    # alike
+    habit_strength: float = 0.5,
+    # standard deviation of the logarithm of expressiveness; 0: all people show equally
+    # much
+    expressiveness: float = 0.22,
+    # what you set by hand: any of `Subject.looks`; all the rest stays as drawn
+    looks: dict = {},
+) -> Subject:  # a person
+    """Draw a person at random.
+
+    With `habit_strength` and `expressiveness` at 0, identity carries no information about action
+    units. Raises ValueError for looks that do not exist or lie outside their range.
+    """
     female = name.startswith('F')
-    whole, shape, complexion, mouth, brow, beard, hair, eyes, dress, behaviour = (np.random.default_rng(k) for k in rng.integers(2**63, size=10))
-    ancestry = whole.dirichlet([.6, .6, .6]); african, asian, caucasian = ancestry
-    look = dict(zip(TRAITS, (whole.normal(size=len(TRAITS)) * .42).clip(-1, 1).tolist()))
-    look |= dict(age=float(whole.beta(1.3, 2.)), skin=float(np.clip(ancestry @ (.78, .30, .16) + whole.normal() * .12, 0, 1)))
-    melanin, grey, bare = look['skin'], whole.random() < .75, whole.random(); light = 1 - min(1, 2 * melanin)
-    look['hair colour'] = _choose(hair, HAIR_COLOURS, (.32 + .5 * melanin, .25, .18, .16 * (.05 + .95 * light), .06 * (.1 + .9 * light), .02))
-    if looks.get('age', look['age']) > .62 and grey: look['hair colour'] = 'grey'
-    styles = dict(short=.12, medium=.2, long=.3, curly=.06 + .14 * (african + caucasian), afro=.22 * african, fringe=.14, headscarf=.06) if female else \
-             dict(shaved=.08 + .1 * african, short=.55, medium=.12, long=.04, curly=.06 + .1 * (african + caucasian), afro=.14 * african, fringe=.08)
+    whole, shape, complexion, mouth, brow, beard, hair, eyes, dress, behaviour = (
+        np.random.default_rng(k) for k in rng.integers(2**63, size=10)
+    )
+    ancestry = whole.dirichlet([0.6, 0.6, 0.6])
+    african, asian, caucasian = ancestry
+    look = dict(zip(TRAITS, (whole.normal(size=len(TRAITS)) * 0.42).clip(-1, 1).tolist()))
+    look |= dict(
+        age=float(whole.beta(1.3, 2.0)),
+        skin=float(np.clip(ancestry @ (0.78, 0.30, 0.16) + whole.normal() * 0.12, 0, 1)),
+    )
+    melanin, grey, bare = look['skin'], whole.random() < 0.75, whole.random()
+    light = 1 - min(1, 2 * melanin)
+    look['hair colour'] = _choose(
+        hair,
+        HAIR_COLOURS,
+        (
+            0.32 + 0.5 * melanin,
+            0.25,
+            0.18,
+            0.16 * (0.05 + 0.95 * light),
+            0.06 * (0.1 + 0.9 * light),
+            0.02,
+        ),
+    )
+    if looks.get('age', look['age']) > 0.62 and grey:
+        look['hair colour'] = 'grey'
+    styles = (
+        dict(
+            short=0.12,
+            medium=0.2,
+            long=0.3,
+            curly=0.06 + 0.14 * (african + caucasian),
+            afro=0.22 * african,
+            fringe=0.14,
+            headscarf=0.06,
+        )
+        if female
+        else dict(
+            shaved=0.08 + 0.1 * african,
+            short=0.55,
+            medium=0.12,
+            long=0.04,
+            curly=0.06 + 0.1 * (african + caucasian),
+            afro=0.14 * african,
+            fringe=0.08,
+        )
+    )
     look['hair'] = _choose(hair, styles, list(styles.values()))
-    if not female and bare < .06 + .25 * look['age']: look['hair'] = 'bald'
-    look['iris'] = _choose(eyes, IRIS_COLOURS, (.35 + .6 * melanin, .2 + .4 * melanin, .28 * max(0, 1 - 2.2 * melanin), .10 * light, .07 * light))
-    look['glasses'] = bool(dress.random() < .24)
+    if not female and bare < 0.06 + 0.25 * look['age']:
+        look['hair'] = 'bald'
+    look['iris'] = _choose(
+        eyes,
+        IRIS_COLOURS,
+        (
+            0.35 + 0.6 * melanin,
+            0.2 + 0.4 * melanin,
+            0.28 * max(0, 1 - 2.2 * melanin),
+            0.10 * light,
+            0.07 * light,
+        ),
+    )
+    look['glasses'] = bool(dress.random() < 0.24)
     for k, x in looks.items():
-        if k not in look: raise ValueError(f'looks names {k!r}, which nobody has; choose from {", ".join(look)}')
-        known = {'hair': HAIR_STYLES, 'hair colour': HAIR_COLOURS, 'iris': IRIS_COLOURS, 'glasses': (True, False)}.get(k)
-        if known is not None and x not in known: raise ValueError(f'{k} is {x!r}; choose from {", ".join(map(str, known))}')
-        if known is None and not (-1 if k in TRAITS else 0) <= x <= 1: raise ValueError(f'{k} is {x}; it must lie in {"-1" if k in TRAITS else "0"}..1')
+        if k not in look:
+            raise ValueError(f'looks names {k!r}, which nobody has; choose from {", ".join(look)}')
+        known = {
+            'hair': HAIR_STYLES,
+            'hair colour': HAIR_COLOURS,
+            'iris': IRIS_COLOURS,
+            'glasses': (True, False),
+        }.get(k)
+        if known is not None and x not in known:
+            raise ValueError(f'{k} is {x!r}; choose from {", ".join(map(str, known))}')
+        if known is None and not (-1 if k in TRAITS else 0) <= x <= 1:
+            raise ValueError(f'{k} is {x}; it must lie in {"-1" if k in TRAITS else "0"}..1')
     look |= looks
     colour, style, age, melanin = look['hair colour'], look['hair'], look['age'], look['skin']
-    hair_colour = np.array(HAIR_COLOURS[colour], np.float32) * hair.uniform(.85, 1.15)
+    hair_colour = np.array(HAIR_COLOURS[colour], np.float32) * hair.uniform(0.85, 1.15)
     v = _shape(shape, female, ancestry, look)
     skin, lips = _lips(mouth, _skin(complexion, age, melanin), melanin, female)
     skin = _brows(brow, skin, female, colour, hair_colour)
     skin, beard = (skin, 'no beard') if female else _beard(beard, skin, hair_colour, lips)
-    m = wrinkle_maps(); a = max(0., age - .25) * whole.uniform(.7, 1.2)
-    lines = a * (.45 * m[1] + .35 * m[2] + .5 * m[6] + .55 * m[12] + .3 * m[15] + .2 * m[4]) + .12 * m[12] + .06 * m[7]
+    m = wrinkle_maps()
+    a = max(0.0, age - 0.25) * whole.uniform(0.7, 1.2)
+    lines = (
+        a * (0.45 * m[1] + 0.35 * m[2] + 0.5 * m[6] + 0.55 * m[12] + 0.3 * m[15] + 0.2 * m[4])
+        + 0.12 * m[12]
+        + 0.06 * m[7]
+    )
     v, inside = _hairstyle(hair, v, female, age, style)
-    v, attributes, fade = _dress(dress, v, inside, look['glasses'], style in ('long', 'headscarf') or style == 'fringe' and female)
+    v, attributes, fade = _dress(
+        dress,
+        v,
+        inside,
+        look['glasses'],
+        style in ('long', 'headscarf') or style == 'fringe' and female,
+    )
     straight, curls, cloth = _strands()
-    if style == 'headscarf': hair_colour = dress.uniform(.08, .75, size=3).astype(np.float32)
-    if style == 'shaved': hair_colour = .45 * hair_colour + .55 * _tone(melanin)
-    fall = {'medium': 'medium ', 'short': 'short ', 'long': 'long ', 'curly': 'curly ', 'shaved': 'shaved '}.get(style, '')
-    words = dict(sex='woman' if female else 'man', age='young' if age < .3 else 'old' if age > .6 else 'middle-aged', glasses=look['glasses'], beard=beard, skin='light' if melanin < .28 else 'dark' if melanin > .6 else 'brown',
-                 hair=style if style == 'bald' else 'a headscarf' if style == 'headscarf' else f'a {colour} afro' if style == 'afro' else f'{fall}{colour} hair' + (' and a fringe' if style == 'fringe' else ''))
-    balance = (behaviour.normal(size=len(AUS)) * .12).clip(-.35, .35); balance[[AUS.index(a) for a in (43, 61, 62, 63, 64)]] = 0
-    return Subject(name, words, look, v.astype(np.float32), attributes, fade, skin.clip(.02, 1).astype(np.float32), hair_colour.astype(np.float32), cloth if style in ('headscarf', 'shaved') else curls if style in ('curly', 'afro') else straight,
-                   (np.array(IRIS_COLOURS[look['iris']], np.float32) * eyes.uniform(.85, 1.2)).clip(0, 1).astype(np.float32), dress.uniform(.08, .7, size=3).astype(np.float32), lines.astype(np.float32), balance.astype(np.float32),
-                   float(np.exp(behaviour.normal() * expressiveness)), (behaviour.normal(size=len(AUS)) * habit_strength).astype(np.float32))
+    if style == 'headscarf':
+        hair_colour = dress.uniform(0.08, 0.75, size=3).astype(np.float32)
+    if style == 'shaved':
+        hair_colour = 0.45 * hair_colour + 0.55 * _tone(melanin)
+    fall = {
+        'medium': 'medium ',
+        'short': 'short ',
+        'long': 'long ',
+        'curly': 'curly ',
+        'shaved': 'shaved ',
+    }.get(style, '')
+    words = dict(
+        sex='woman' if female else 'man',
+        age='young' if age < 0.3 else 'old' if age > 0.6 else 'middle-aged',
+        glasses=look['glasses'],
+        beard=beard,
+        skin='light' if melanin < 0.28 else 'dark' if melanin > 0.6 else 'brown',
+        hair=style
+        if style == 'bald'
+        else 'a headscarf'
+        if style == 'headscarf'
+        else f'a {colour} afro'
+        if style == 'afro'
+        else f'{fall}{colour} hair' + (' and a fringe' if style == 'fringe' else ''),
+    )
+    balance = (behaviour.normal(size=len(AUS)) * 0.12).clip(-0.35, 0.35)
+    balance[[AUS.index(a) for a in (43, 61, 62, 63, 64)]] = 0
+    return Subject(
+        name,
+        words,
+        look,
+        v.astype(np.float32),
+        attributes,
+        fade,
+        skin.clip(0.02, 1).astype(np.float32),
+        hair_colour.astype(np.float32),
+        cloth
+        if style in ('headscarf', 'shaved')
+        else curls
+        if style in ('curly', 'afro')
+        else straight,
+        (np.array(IRIS_COLOURS[look['iris']], np.float32) * eyes.uniform(0.85, 1.2))
+        .clip(0, 1)
+        .astype(np.float32),
+        dress.uniform(0.08, 0.7, size=3).astype(np.float32),
+        lines.astype(np.float32),
+        balance.astype(np.float32),
+        float(np.exp(behaviour.normal() * expressiveness)),
+        (behaviour.normal(size=len(AUS)) * habit_strength).astype(np.float32),
+    )
 
 # %% ../nbs/02b_people.ipynb #shot
 @dataclass
 class Shot:
     "Nuisances of one frame, neutral by default; `draw_shot` draws them."
-    yaw: float = 0.             # degrees, positive turns the head to the picture's right
-    pitch: float = 0.           # degrees, positive looks up
-    roll: float = 0.            # degrees, positive tilts clockwise
-    gaze: tuple = (0., 0.)      # -1..1 to the picture's right, up
-    shift: tuple = (0., 0.)     # of the face, in decimetres
-    zoom: float = 1.
-    light: tuple = (.3, .5, .8) # direction towards the lamp
-    ambient: float = .5         # share of light that comes from everywhere
-    exposure: float = 1.
-    tint: tuple = (1., 1., 1.)
-    background: tuple = (.55, .57, .6)
-    gradient: float = 0.        # of the background, from left to right
-    blur: float = 0.            # pixels at 64 px
-    noise: float = 0.           # standard deviation, of 255
-    seed: int = 0               # of the noise
-    occlusion: tuple = ()       # patches before the face: (x, y, half width, half height, degrees, red, green, blue), in shares of the picture
+
+    yaw: float = 0.0  # degrees, positive turns the head to the picture's right
+    pitch: float = 0.0  # degrees, positive looks up
+    roll: float = 0.0  # degrees, positive tilts clockwise
+    gaze: tuple = (0.0, 0.0)  # -1..1 to the picture's right, up
+    shift: tuple = (0.0, 0.0)  # of the face, in decimetres
+    zoom: float = 1.0
+    light: tuple = (0.3, 0.5, 0.8)  # direction towards the lamp
+    ambient: float = 0.5  # share of light that comes from everywhere
+    exposure: float = 1.0
+    tint: tuple = (1.0, 1.0, 1.0)
+    background: tuple = (0.55, 0.57, 0.6)
+    gradient: float = 0.0  # of the background, from left to right
+    blur: float = 0.0  # pixels at 64 px
+    noise: float = 0.0  # standard deviation, of 255
+    seed: int = 0  # of the noise
+    # patches before the face: (x, y, half width, half height, degrees, red, green, blue), in shares
+    # of the picture
+    occlusion: tuple = ()
+
 
 def _occlusion(rng):
     "Patches of something that hides a part of the face"
-    kind, side = rng.choice(['hand', 'scarf', 'microphone', 'edge', 'strand', 'brim']), rng.choice([-1, 1])
-    cloth = tuple(rng.uniform(.06, .8, 3)); u = rng.uniform
+    kind, side = (
+        rng.choice(['hand', 'scarf', 'microphone', 'edge', 'strand', 'brim']),
+        rng.choice([-1, 1]),
+    )
+    cloth = tuple(rng.uniform(0.06, 0.8, 3))
+    u = rng.uniform
     if kind == 'hand':
-        x, y, tilt, tone = .5 + side * u(.12, .3), u(.72, .92), side * u(5, 40), tuple(_tone(u(0, 1)) * .9)
+        x, y, tilt, tone = (
+            0.5 + side * u(0.12, 0.3),
+            u(0.72, 0.92),
+            side * u(5, 40),
+            tuple(_tone(u(0, 1)) * 0.9),
+        )
         c, s = math.cos(math.radians(tilt)), math.sin(math.radians(tilt))
-        return tuple((x + k * .085 * c, y + k * .085 * s, .043, u(.2, .26), tilt, *(v * (1 - .04 * abs(k)) for v in tone)) for k in (-1.5, -.5, .5, 1.5))
-    if kind == 'scarf': return ((.5, 1.08, .8, u(.22, .34), u(-8, 8), *cloth),)
-    if kind == 'microphone': x = .5 + side * u(.04, .16); return ((x + side * .05, 1., .03, .2, -side * 14, .1, .1, .11), (x, u(.76, .84), .075, .085, 0, .16, .16, .17))
-    if kind == 'edge': return ((.5 + side * u(.52, .66), .5, .3, 1., u(-12, 12), *cloth),)
-    if kind == 'strand': return tuple((.5 + side * u(.1, .3), u(.1, .35), .012, u(.2, .35), side * u(-5, 35), *(np.array((.14, .09, .06)) * u(.5, 3))) for _ in range(4))
-    return ((.5, u(-.02, .06), .7, .16, u(-6, 6), *cloth),)
+        return tuple(
+            (
+                x + k * 0.085 * c,
+                y + k * 0.085 * s,
+                0.043,
+                u(0.2, 0.26),
+                tilt,
+                *(v * (1 - 0.04 * abs(k)) for v in tone),
+            )
+            for k in (-1.5, -0.5, 0.5, 1.5)
+        )
+    if kind == 'scarf':
+        return ((0.5, 1.08, 0.8, u(0.22, 0.34), u(-8, 8), *cloth),)
+    if kind == 'microphone':
+        x = 0.5 + side * u(0.04, 0.16)
+        return (
+            (x + side * 0.05, 1.0, 0.03, 0.2, -side * 14, 0.1, 0.1, 0.11),
+            (x, u(0.76, 0.84), 0.075, 0.085, 0, 0.16, 0.16, 0.17),
+        )
+    if kind == 'edge':
+        return ((0.5 + side * u(0.52, 0.66), 0.5, 0.3, 1.0, u(-12, 12), *cloth),)
+    if kind == 'strand':
+        return tuple(
+            (
+                0.5 + side * u(0.1, 0.3),
+                u(0.1, 0.35),
+                0.012,
+                u(0.2, 0.35),
+                side * u(-5, 35),
+                *(np.array((0.14, 0.09, 0.06)) * u(0.5, 3)),
+            )
+            for _ in range(4)
+        )
+    return ((0.5, u(-0.02, 0.06), 0.7, 0.16, u(-6, 6), *cloth),)
 
-def draw_shot(rng:np.random.Generator, # source of randomness
-              strength:float=1., # 0 gives the neutral shot, 1 a laboratory, 2 the wild
-              occlusion:float=0., # share of frames, 0..1, in which something hides a part of the face
-             ) -> Shot: # nuisances of one frame
+
+def draw_shot(
+    rng: np.random.Generator,  # source of randomness
+    strength: float = 1.0,  # 0 gives the neutral shot, 1 a laboratory, 2 the wild
+    # share of frames, 0..1, in which something hides a part of the face
+    occlusion: float = 0.0,
+) -> Shot:  # nuisances of one frame
     "Draw the nuisances of one frame."
     n = lambda sd: float(rng.normal() * sd * strength)
-    az, el = n(.6), .45 + n(.3)
-    return Shot(yaw=n(7), pitch=n(4.5), roll=n(2.5), gaze=(n(.25), n(.2)), shift=(n(.025), n(.025)), zoom=1 + n(.025),
-                light=(math.sin(az) * math.cos(el), math.sin(el), math.cos(az) * math.cos(el)), ambient=float(np.clip(.5 + n(.08), .25, .8)), exposure=float(np.exp(n(.10))),
-                tint=tuple(1 + np.array([n(.03), 0., n(.03)])), background=tuple(float(c) for c in np.clip(.5 + rng.normal() * .18 * strength + rng.normal(size=3) * .05 * strength, .05, .95)),
-                gradient=n(.1), blur=abs(n(.35)), noise=abs(n(2.5)), seed=int(rng.integers(2**31)),
-                occlusion=_occlusion(rng) if occlusion and rng.random() < occlusion else ())
+    az, el = n(0.6), 0.45 + n(0.3)
+    return Shot(
+        yaw=n(7),
+        pitch=n(4.5),
+        roll=n(2.5),
+        gaze=(n(0.25), n(0.2)),
+        shift=(n(0.025), n(0.025)),
+        zoom=1 + n(0.025),
+        light=(math.sin(az) * math.cos(el), math.sin(el), math.cos(az) * math.cos(el)),
+        ambient=float(np.clip(0.5 + n(0.08), 0.25, 0.8)),
+        exposure=float(np.exp(n(0.10))),
+        tint=tuple(1 + np.array([n(0.03), 0.0, n(0.03)])),
+        background=tuple(
+            float(c)
+            for c in np.clip(
+                0.5 + rng.normal() * 0.18 * strength + rng.normal(size=3) * 0.05 * strength,
+                0.05,
+                0.95,
+            )
+        ),
+        gradient=n(0.1),
+        blur=abs(n(0.35)),
+        noise=abs(n(2.5)),
+        seed=int(rng.integers(2**31)),
+        occlusion=_occlusion(rng) if occlusion and rng.random() < occlusion else (),
+    )
 
 # %% ../nbs/02b_people.ipynb #shade
 @njit(cache=True, fastmath=True, nogil=True)
 def _sum_maps(stack, left, right, side, out):
     for k in range(len(stack)):
-        if left[k] + right[k] > .02:
+        if left[k] + right[k] > 0.02:
             for i in range(out.shape[0]):
-                for j in range(out.shape[1]): out[i, j] += (right[k] + (left[k] - right[k]) * side[j]) * stack[k, i, j]
+                for j in range(out.shape[1]):
+                    out[i, j] += (right[k] + (left[k] - right[k]) * side[j]) * stack[k, i, j]
+
 
 @njit(cache=True, fastmath=True, nogil=True)
-def _shade(tri, bary, triangles, part, normal, attr, skin, furrow, strands, hair, iris, clothes, mouth_open, light, ambient, tint, rx, ry, background, gradient):
-    size = tri.shape[0]; H, W = furrow.shape
+def _shade(
+    tri,
+    bary,
+    triangles,
+    part,
+    normal,
+    attr,
+    skin,
+    furrow,
+    strands,
+    hair,
+    iris,
+    clothes,
+    mouth_open,
+    light,
+    ambient,
+    tint,
+    rx,
+    ry,
+    background,
+    gradient,
+):
+    size = tri.shape[0]
+    H, W = furrow.shape
     out = np.empty((size, size, 3), np.float32)
-    hx, hy, hz = light[0], light[1], light[2] + 1.
-    hn = 1 / math.sqrt(hx * hx + hy * hy + hz * hz); hx *= hn; hy *= hn; hz *= hn
+    hx, hy, hz = light[0], light[1], light[2] + 1.0
+    hn = 1 / math.sqrt(hx * hx + hy * hy + hz * hz)
+    hx *= hn
+    hy *= hn
+    hz *= hn
     for py in range(size):
         for px in range(size):
             f = tri[py, px]
             if f < 0:
-                g = 1 + gradient * (2 * px / size - 1) - .12 * abs(2 * py / size - 1)
-                for c in range(3): out[py, px, c] = background[c] * g
+                g = 1 + gradient * (2 * px / size - 1) - 0.12 * abs(2 * py / size - 1)
+                for c in range(3):
+                    out[py, px, c] = background[c] * g
                 continue
             a, b, c2 = triangles[f, 0], triangles[f, 1], triangles[f, 2]
-            w0, w1 = bary[py, px, 0], bary[py, px, 1]; w2 = 1 - w0 - w1
-            u = w0 * attr[a, 0] + w1 * attr[b, 0] + w2 * attr[c2, 0]; v = w0 * attr[a, 1] + w1 * attr[b, 1] + w2 * attr[c2, 1]
-            sky = w0 * attr[a, 2] + w1 * attr[b, 2] + w2 * attr[c2, 2]; third = w0 * attr[a, 3] + w1 * attr[b, 3] + w2 * attr[c2, 3]
+            w0, w1 = bary[py, px, 0], bary[py, px, 1]
+            w2 = 1 - w0 - w1
+            u = w0 * attr[a, 0] + w1 * attr[b, 0] + w2 * attr[c2, 0]
+            v = w0 * attr[a, 1] + w1 * attr[b, 1] + w2 * attr[c2, 1]
+            sky = w0 * attr[a, 2] + w1 * attr[b, 2] + w2 * attr[c2, 2]
+            third = w0 * attr[a, 3] + w1 * attr[b, 3] + w2 * attr[c2, 3]
             inner = w0 * attr[a, 4] + w1 * attr[b, 4] + w2 * attr[c2, 4]
-            nx = w0 * normal[a, 0] + w1 * normal[b, 0] + w2 * normal[c2, 0]; ny = w0 * normal[a, 1] + w1 * normal[b, 1] + w2 * normal[c2, 1]; nz = w0 * normal[a, 2] + w1 * normal[b, 2] + w2 * normal[c2, 2]
-            p = part[f]; r = g = bl = np.float32(0.); shine = np.float32(0.); dark = np.float32(1.)
+            nx = w0 * normal[a, 0] + w1 * normal[b, 0] + w2 * normal[c2, 0]
+            ny = w0 * normal[a, 1] + w1 * normal[b, 1] + w2 * normal[c2, 1]
+            nz = w0 * normal[a, 2] + w1 * normal[b, 2] + w2 * normal[c2, 2]
+            p = part[f]
+            r = g = bl = np.float32(0.0)
+            shine = np.float32(0.0)
+            dark = np.float32(1.0)
             if p == 0 or p == 6:
-                x = min(max((u + .95) * 110 - .5, 1.), W - 2.001); y = min(max((8.55 - v) * 110 - .5, 1.), H - 2.001)
-                i, j = int(y), int(x); fy, fx = y - i, x - j
-                if p == 6: third = 1.
-                edge = min(max((third + .02 * strands[i, j]) / .05 + .5, 0.), 1.)
+                x = min(max((u + 0.95) * 110 - 0.5, 1.0), W - 2.001)
+                y = min(max((8.55 - v) * 110 - 0.5, 1.0), H - 2.001)
+                i, j = int(y), int(x)
+                fy, fx = y - i, x - j
+                if p == 6:
+                    third = 1.0
+                edge = min(max((third + 0.02 * strands[i, j]) / 0.05 + 0.5, 0.0), 1.0)
                 if edge < 1:
                     k00, k01, k10, k11 = (1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx
-                    r = k00 * skin[i, j, 0] + k01 * skin[i, j + 1, 0] + k10 * skin[i + 1, j, 0] + k11 * skin[i + 1, j + 1, 0]
-                    g = k00 * skin[i, j, 1] + k01 * skin[i, j + 1, 1] + k10 * skin[i + 1, j, 1] + k11 * skin[i + 1, j + 1, 1]
-                    bl = k00 * skin[i, j, 2] + k01 * skin[i, j + 1, 2] + k10 * skin[i + 1, j, 2] + k11 * skin[i + 1, j + 1, 2]
-                    if inner < .5:
-                        h = k00 * furrow[i, j] + k01 * furrow[i, j + 1] + k10 * furrow[i + 1, j] + k11 * furrow[i + 1, j + 1]
-                        gx = (furrow[i, j + 1] - furrow[i, j - 1]) * .5; gy = (furrow[i - 1, j] - furrow[i + 1, j]) * .5
-                        nx += 1.6 * (gx * rx[0] + gy * ry[0]); ny += 1.6 * (gx * rx[1] + gy * ry[1]); nz += 1.6 * (gx * rx[2] + gy * ry[2])
-                        dark = 1 - .36 * min(h, 1.3)
-                    r += inner * (.30 - r); g += inner * (.09 - g); bl += inner * (.09 - bl); dark *= 1 - .45 * inner
-                    shine = .10 * (1 - edge) * (1 - inner)
+                    r = (
+                        k00 * skin[i, j, 0]
+                        + k01 * skin[i, j + 1, 0]
+                        + k10 * skin[i + 1, j, 0]
+                        + k11 * skin[i + 1, j + 1, 0]
+                    )
+                    g = (
+                        k00 * skin[i, j, 1]
+                        + k01 * skin[i, j + 1, 1]
+                        + k10 * skin[i + 1, j, 1]
+                        + k11 * skin[i + 1, j + 1, 1]
+                    )
+                    bl = (
+                        k00 * skin[i, j, 2]
+                        + k01 * skin[i, j + 1, 2]
+                        + k10 * skin[i + 1, j, 2]
+                        + k11 * skin[i + 1, j + 1, 2]
+                    )
+                    if inner < 0.5:
+                        h = (
+                            k00 * furrow[i, j]
+                            + k01 * furrow[i, j + 1]
+                            + k10 * furrow[i + 1, j]
+                            + k11 * furrow[i + 1, j + 1]
+                        )
+                        gx = (furrow[i, j + 1] - furrow[i, j - 1]) * 0.5
+                        gy = (furrow[i - 1, j] - furrow[i + 1, j]) * 0.5
+                        nx += 1.6 * (gx * rx[0] + gy * ry[0])
+                        ny += 1.6 * (gx * rx[1] + gy * ry[1])
+                        nz += 1.6 * (gx * rx[2] + gy * ry[2])
+                        dark = 1 - 0.36 * min(h, 1.3)
+                    r += inner * (0.30 - r)
+                    g += inner * (0.09 - g)
+                    bl += inner * (0.09 - bl)
+                    dark *= 1 - 0.45 * inner
+                    shine = 0.10 * (1 - edge) * (1 - inner)
                 if edge > 0:
-                    s = 1 + .22 * strands[i, j]
-                    if p == 6: s *= .55
-                    r += edge * (hair[0] * s - r); g += edge * (hair[1] * s - g); bl += edge * (hair[2] * s - bl); shine += .10 * edge * (.6 + .4 * strands[i, j])
+                    s = 1 + 0.22 * strands[i, j]
+                    if p == 6:
+                        s *= 0.55
+                    r += edge * (hair[0] * s - r)
+                    g += edge * (hair[1] * s - g)
+                    bl += edge * (hair[2] * s - bl)
+                    shine += 0.10 * edge * (0.6 + 0.4 * strands[i, j])
             elif p == 1:
                 d = math.sqrt(u * u + v * v)
-                if third < 0: d = 1.
-                r, g, bl = .86, .84, .82
-                edge = min(max((.50 - d) / .05 + .5, 0.), 1.)
-                ring = .55 + .45 * min(max((.47 - d) / .08, 0.), 1.)
-                glow = .75 + .5 * min(max((d - .15) / .3, 0.), 1.)
-                r += edge * (iris[0] * ring * glow - r); g += edge * (iris[1] * ring * glow - g); bl += edge * (iris[2] * ring * glow - bl)
-                pupil = min(max((.19 - d) / .05 + .5, 0.), 1.)
-                r *= 1 - pupil; g *= 1 - pupil; bl *= 1 - pupil
-                sky = .75; dark = 1 - .45 * min(max((v - .12) / .25, 0.), 1.)
-                shine = .5
-            elif p == 2: r, g, bl = .88, .85, .78; sky = .8; dark = .25 + .75 * mouth_open
-            elif p == 3: r, g, bl = .55, .24, .24; sky = .45; dark = .3 + .7 * mouth_open
-            elif p == 7: r, g, bl = clothes[0], clothes[1], clothes[2]
-            elif p == 4: r = g = bl = .03
-            else: r = g = bl = w0 * attr[a, 5] + w1 * attr[b, 5] + w2 * attr[c2, 5]; shine = .15; sky = 1.
-            rn = 1 / math.sqrt(nx * nx + ny * ny + nz * nz + 1e-12); nx *= rn; ny *= rn; nz *= rn
-            lam = max(0., (nx * light[0] + ny * light[1] + nz * light[2] + .25) / 1.25)
-            sky = .30 + .70 * sky
-            s = (ambient * sky * (.8 + .2 * ny) + (1.08 - ambient) * lam * (.45 + .55 * sky)) * dark * 1.12
-            spec = max(0., nx * hx + ny * hy + nz * hz)
-            spec = spec * spec; spec = spec * spec; spec = spec * spec; spec = spec * spec
+                if third < 0:
+                    d = 1.0
+                r, g, bl = 0.86, 0.84, 0.82
+                edge = min(max((0.50 - d) / 0.05 + 0.5, 0.0), 1.0)
+                ring = 0.55 + 0.45 * min(max((0.47 - d) / 0.08, 0.0), 1.0)
+                glow = 0.75 + 0.5 * min(max((d - 0.15) / 0.3, 0.0), 1.0)
+                r += edge * (iris[0] * ring * glow - r)
+                g += edge * (iris[1] * ring * glow - g)
+                bl += edge * (iris[2] * ring * glow - bl)
+                pupil = min(max((0.19 - d) / 0.05 + 0.5, 0.0), 1.0)
+                r *= 1 - pupil
+                g *= 1 - pupil
+                bl *= 1 - pupil
+                sky = 0.75
+                dark = 1 - 0.45 * min(max((v - 0.12) / 0.25, 0.0), 1.0)
+                shine = 0.5
+            elif p == 2:
+                r, g, bl = 0.88, 0.85, 0.78
+                sky = 0.8
+                dark = 0.25 + 0.75 * mouth_open
+            elif p == 3:
+                r, g, bl = 0.55, 0.24, 0.24
+                sky = 0.45
+                dark = 0.3 + 0.7 * mouth_open
+            elif p == 7:
+                r, g, bl = clothes[0], clothes[1], clothes[2]
+            elif p == 4:
+                r = g = bl = 0.03
+            else:
+                r = g = bl = w0 * attr[a, 5] + w1 * attr[b, 5] + w2 * attr[c2, 5]
+                shine = 0.15
+                sky = 1.0
+            rn = 1 / math.sqrt(nx * nx + ny * ny + nz * nz + 1e-12)
+            nx *= rn
+            ny *= rn
+            nz *= rn
+            lam = max(0.0, (nx * light[0] + ny * light[1] + nz * light[2] + 0.25) / 1.25)
+            sky = 0.30 + 0.70 * sky
+            s = (
+                (ambient * sky * (0.8 + 0.2 * ny) + (1.08 - ambient) * lam * (0.45 + 0.55 * sky))
+                * dark
+                * 1.12
+            )
+            spec = max(0.0, nx * hx + ny * hy + nz * hz)
+            spec = spec * spec
+            spec = spec * spec
+            spec = spec * spec
+            spec = spec * spec
             spec *= shine * sky
-            if p == 1: spec = spec * spec * 2.5
-            out[py, px, 0] = (r * s + spec) * tint[0]; out[py, px, 1] = (g * s + spec) * tint[1]; out[py, px, 2] = (bl * s + spec) * tint[2]
+            if p == 1:
+                spec = spec * spec * 2.5
+            out[py, px, 0] = (r * s + spec) * tint[0]
+            out[py, px, 1] = (g * s + spec) * tint[1]
+            out[py, px, 2] = (bl * s + spec) * tint[2]
     return out
+
 
 @njit(cache=True, fastmath=True, nogil=True)
 def _blend(neutral, deltas, left, right, side):
@@ -442,95 +1033,211 @@ def _blend(neutral, deltas, left, right, side):
         if left[k] != 0 or right[k] != 0:
             for i in range(deltas.shape[1]):
                 w = right[k] + (left[k] - right[k]) * side[i]
-                out[i, 0] += w * deltas[k, i, 0]; out[i, 1] += w * deltas[k, i, 1]; out[i, 2] += w * deltas[k, i, 2]
+                out[i, 0] += w * deltas[k, i, 0]
+                out[i, 1] += w * deltas[k, i, 1]
+                out[i, 2] += w * deltas[k, i, 2]
     return out
+
 
 @njit(cache=True, fastmath=True, nogil=True)
 def _cover(x, patches):
     "Lay rounded patches with soft edges over the picture"
     size = x.shape[0]
     for k in range(len(patches)):
-        cx, cy, w, h, angle = patches[k, 0] * size, patches[k, 1] * size, patches[k, 2] * size, patches[k, 3] * size, patches[k, 4] * math.pi / 180
+        cx, cy, w, h, angle = (
+            patches[k, 0] * size,
+            patches[k, 1] * size,
+            patches[k, 2] * size,
+            patches[k, 3] * size,
+            patches[k, 4] * math.pi / 180,
+        )
         c, s = math.cos(angle), math.sin(angle)
         for i in range(size):
             for j in range(size):
                 u, v = ((j - cx) * c + (i - cy) * s) / w, (-(j - cx) * s + (i - cy) * c) / h
-                d = (u * u * u * u + v * v * v * v) ** .25
-                a = min(max((1 - d) * min(w, h) / 2 + .5, 0.), 1.)
+                d = (u * u * u * u + v * v * v * v) ** 0.25
+                a = min(max((1 - d) * min(w, h) / 2 + 0.5, 0.0), 1.0)
                 if a > 0:
-                    shade = .72 + .28 * (1 - min(u * u, 1.)) - .12 * v
-                    for q in range(3): x[i, j, q] += a * (patches[k, 5 + q] * shade - x[i, j, q])
+                    shade = 0.72 + 0.28 * (1 - min(u * u, 1.0)) - 0.12 * v
+                    for q in range(3):
+                        x[i, j, q] += a * (patches[k, 5 + q] * shade - x[i, j, q])
+
 
 @njit(cache=True, fastmath=True, nogil=True)
 def _finish(big, size, blur, grain, exposure):
-    "Average down 2 x 2, blur with a 3 x 3 binomial of the given strength, add noise, and round to bytes"
+    """Average down 2 x 2, blur with a 3 x 3 binomial of the given strength, add noise, and round to
+    bytes
+    """
     x = np.empty((size, size, 3), np.float32)
     for i in range(size):
         for j in range(size):
-            for c in range(3): x[i, j, c] = .25 * exposure * (big[2 * i, 2 * j, c] + big[2 * i + 1, 2 * j, c] + big[2 * i, 2 * j + 1, c] + big[2 * i + 1, 2 * j + 1, c])
+            for c in range(3):
+                x[i, j, c] = (
+                    0.25
+                    * exposure
+                    * (
+                        big[2 * i, 2 * j, c]
+                        + big[2 * i + 1, 2 * j, c]
+                        + big[2 * i, 2 * j + 1, c]
+                        + big[2 * i + 1, 2 * j + 1, c]
+                    )
+                )
     out = np.empty((size, size, 3), np.uint8)
-    k = min(blur, 1.) * .25
+    k = min(blur, 1.0) * 0.25
     for i in range(size):
         i0, i1 = max(i - 1, 0), min(i + 1, size - 1)
         for j in range(size):
             j0, j1 = max(j - 1, 0), min(j + 1, size - 1)
             for c in range(3):
-                t = (1 - 2 * k)**2 * x[i, j, c] + k * (1 - 2 * k) * (x[i0, j, c] + x[i1, j, c] + x[i, j0, c] + x[i, j1, c]) + k * k * (x[i0, j0, c] + x[i0, j1, c] + x[i1, j0, c] + x[i1, j1, c])
-                t = 255 * t + grain[i, j, c] + .5
-                out[i, j, c] = np.uint8(min(max(t, 0.), 255.))
+                t = (
+                    (1 - 2 * k) ** 2 * x[i, j, c]
+                    + k * (1 - 2 * k) * (x[i0, j, c] + x[i1, j, c] + x[i, j0, c] + x[i, j1, c])
+                    + k * k * (x[i0, j0, c] + x[i0, j1, c] + x[i1, j0, c] + x[i1, j1, c])
+                )
+                t = 255 * t + grain[i, j, c] + 0.5
+                out[i, j, c] = np.uint8(min(max(t, 0.0), 255.0))
     return out
 
 # %% ../nbs/02b_people.ipynb #render
-POSED = (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 23, 24, 25, 26)      # action units that some data set here codes
-FRAME = 1.95      # the picture's width in decimetres; the eyes lie at 40 % of its height
+# action units that some data set here codes
+POSED = (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 23, 24, 25, 26)
+FRAME = 1.95  # the picture's width in decimetres; the eyes lie at 40 % of its height
 
-def render(subject:Subject, # who
-           intensity:dict={}, # action unit -> intensity, 0 to 5 (FACS A to E are 1 to 5); 12 is both sides, 'L12' and 'R12' the person's left or right side alone
-           shot:Shot=Shot(), # nuisances
-           size:int=64, # width and height in pixels
-          ) -> np.ndarray: # uint8 [size, size, 3]
-    "Draw one frame. The intensity is the mean of both sides; how it falls to the sides is the subject's `balance`. Raises ValueError for an action unit that the head cannot pose or an intensity outside 0..5."
+
+def render(
+    subject: Subject,  # who
+    # action unit -> intensity, 0 to 5 (FACS A to E are 1 to 5); 12 is both sides, 'L12' and
+    # 'R12' the person's left or right side alone
+    intensity: dict = {},
+    shot: Shot = Shot(),  # nuisances
+    size: int = 64,  # width and height in pixels
+) -> np.ndarray:  # uint8 [size, size, 3]
+    """Draw one frame.
+
+    The intensity is the mean of both sides; how it falls to the sides is the subject's `balance`.
+    Raises ValueError for an action unit that the head cannot pose or an intensity outside 0..5.
+    """
     left, right = np.zeros(len(AUS), np.float32), np.zeros(len(AUS), np.float32)
     for key, x in intensity.items():
-        side, au = (key[0], int(key[1:])) if isinstance(key, str) and key[:1] in 'LR' and key[1:].isdecimal() else ('', key)
-        if au not in AUS: raise ValueError(f'AU {key} cannot be posed; choose from {AUS}, or put L or R before one for a single side')
-        if not 0 <= x <= 5: raise ValueError(f'AU {key} has intensity {x}; it must lie in 0..5')
-        k = AUS.index(au); b = 0. if side else subject.balance[k]
-        if side != 'R': left[k] = max(left[k], x / 5 * (1 + b))
-        if side != 'L': right[k] = max(right[k], x / 5 * (1 - b))
+        side, au = (
+            (key[0], int(key[1:]))
+            if isinstance(key, str) and key[:1] in 'LR' and key[1:].isdecimal()
+            else ('', key)
+        )
+        if au not in AUS:
+            raise ValueError(
+                f'AU {key} cannot be posed; choose from {AUS}, or put L or R before one for a'
+                ' single side'
+            )
+        if not 0 <= x <= 5:
+            raise ValueError(f'AU {key} has intensity {x}; it must lie in 0..5')
+        k = AUS.index(au)
+        b = 0.0 if side else subject.balance[k]
+        if side != 'R':
+            left[k] = max(left[k], x / 5 * (1 + b))
+        if side != 'L':
+            right[k] = max(right[k], x / 5 * (1 - b))
     return _render(subject, left, right, shot, size)
+
 
 @lru_cache(maxsize=1)
 def _sides():
     "Share of the left side, 0..1, of each vertex of the head and of each column of the map"
-    return _step(load_head().vertices[:, 0], -.12, .12).astype(np.float32), _step(_X[0], -.12, .12).astype(np.float32)
+    return _step(load_head().vertices[:, 0], -0.12, 0.12).astype(np.float32), _step(
+        _X[0], -0.12, 0.12
+    ).astype(np.float32)
+
 
 def _prepare():
     "Compute once what all subjects share, before threads ask for it"
-    for shared in (openness, _extras, _base_attributes, _wrinkle_stack, _strands, _sides): shared()
+    for shared in (openness, _extras, _base_attributes, _wrinkle_stack, _strands, _sides):
+        shared()
+
 
 def _render(subject, left, right, shot, size):
-    index, maps = _wrinkle_stack(); side, column_side = _sides()
-    mouth_open = min(1., sum(k * (left + right)[AUS.index(au)] / 2 for au, k in ((25, 1.), (26, 1.), (27, 1.), (16, 1.), (10, .6), (12, .3), (20, .4), (22, .6))))
-    furrow = subject.age_lines.copy(); _sum_maps(maps, left[index], right[index], column_side, furrow)
+    index, maps = _wrinkle_stack()
+    side, column_side = _sides()
+    mouth_open = min(
+        1.0,
+        sum(
+            k * (left + right)[AUS.index(au)] / 2
+            for au, k in (
+                (25, 1.0),
+                (26, 1.0),
+                (27, 1.0),
+                (16, 1.0),
+                (10, 0.6),
+                (12, 0.3),
+                (20, 0.4),
+                (22, 0.6),
+            )
+        ),
+    )
+    furrow = subject.age_lines.copy()
+    _sum_maps(maps, left[index], right[index], column_side, furrow)
     gx, gy = np.clip(shot.gaze, -1, 1)
-    for au, w in ((61, max(gx, 0)), (62, max(-gx, 0)), (63, max(gy, 0)), (64, max(-gy, 0))): left[AUS.index(au)] = right[AUS.index(au)] = w
+    for au, w in ((61, max(gx, 0)), (62, max(-gx, 0)), (63, max(gy, 0)), (64, max(-gy, 0))):
+        left[AUS.index(au)] = right[AUS.index(au)] = w
     tris, part = _extras()
     v = _blend(subject.neutral, au_deltas(), left, right, side)
     y, p, r = np.radians((shot.yaw, -shot.pitch, -shot.roll))
-    cy, sy, cp, sp, cr, sr = math.cos(y), math.sin(y), math.cos(p), math.sin(p), math.cos(r), math.sin(r)
-    R = (np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]]) @ np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])).astype(np.float32)
-    pivot = np.array([0, -.33, 0], np.float32)         # between eyes and mouth, so that the crop stays aligned
+    cy, sy, cp, sp, cr, sr = (
+        math.cos(y),
+        math.sin(y),
+        math.cos(p),
+        math.sin(p),
+        math.cos(r),
+        math.sin(r),
+    )
+    R = (
+        np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
+        @ np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
+        @ np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    ).astype(np.float32)
+    # between eyes and mouth, so that the crop stays aligned
+    pivot = np.array([0, -0.33, 0], np.float32)
     v = (v - pivot) @ R.T + pivot
     n = vertex_normals(v, tris)
-    n[len(load_head().vertices):] = R[:, 2]       # what is added to the head is flat
-    big = size * 2; scale = big / FRAME * shot.zoom
+    n[len(load_head().vertices) :] = R[:, 2]  # what is added to the head is flat
+    big = size * 2
+    scale = big / FRAME * shot.zoom
     depth = 9 / (9 - v[:, 2])
-    screen = np.stack([big / 2 + (v[:, 0] * depth + shot.shift[0]) * scale, big * .4 - (v[:, 1] * depth + shot.shift[1]) * scale, v[:, 2] * scale], 1).astype(np.float32)
+    screen = np.stack(
+        [
+            big / 2 + (v[:, 0] * depth + shot.shift[0]) * scale,
+            big * 0.4 - (v[:, 1] * depth + shot.shift[1]) * scale,
+            v[:, 2] * scale,
+        ],
+        1,
+    ).astype(np.float32)
     tri, bary = rasterise(screen, tris, subject.fade, big)
-    light = np.array(shot.light, np.float32); light /= np.linalg.norm(light)
-    x = _shade(tri, bary, tris, part, n, subject.attributes, subject.skin, furrow, subject.strands, subject.hair, subject.iris, subject.clothes, np.float32(mouth_open), light, np.float32(shot.ambient),
-               np.array(shot.tint, np.float32), R[:, 0].copy(), R[:, 1].copy(), np.array(shot.background, np.float32), np.float32(shot.gradient))
-    if shot.occlusion: _cover(x, np.array(shot.occlusion, np.float32))
-    noise = np.random.default_rng(shot.seed).normal(size=(size, size, 3)).astype(np.float32) * np.float32(shot.noise)
+    light = np.array(shot.light, np.float32)
+    light /= np.linalg.norm(light)
+    x = _shade(
+        tri,
+        bary,
+        tris,
+        part,
+        n,
+        subject.attributes,
+        subject.skin,
+        furrow,
+        subject.strands,
+        subject.hair,
+        subject.iris,
+        subject.clothes,
+        np.float32(mouth_open),
+        light,
+        np.float32(shot.ambient),
+        np.array(shot.tint, np.float32),
+        R[:, 0].copy(),
+        R[:, 1].copy(),
+        np.array(shot.background, np.float32),
+        np.float32(shot.gradient),
+    )
+    if shot.occlusion:
+        _cover(x, np.array(shot.occlusion, np.float32))
+    noise = np.random.default_rng(shot.seed).normal(size=(size, size, 3)).astype(
+        np.float32
+    ) * np.float32(shot.noise)
     return _finish(x, size, np.float32(shot.blur * size / 64), noise, np.float32(shot.exposure))

@@ -19,106 +19,195 @@ from sklearn.manifold import TSNE
 from .metrics import _array
 
 # %% ../nbs/12_plots.ipynb #palette
-_COLOURS = [c for i, c in enumerate(sns.color_palette('colorblind')) if i != 7] + [(.1, .1, .1)]
-_GREY = (.8, .8, .8)
+_COLOURS = [c for i, c in enumerate(sns.color_palette('colorblind')) if i != 7] + [(0.1, 0.1, 0.1)]
+_GREY = (0.8, 0.8, 0.8)
 _MARKERS = 'osD^vPX'
-_WIDE = 7.2                                            # inches: no page of ours shrinks such a figure, so its text of 8 points stays readable
+# inches: no page of ours shrinks such a figure, so its text of 8 points stays readable
+_WIDE = 7.2
+
 
 def _figure(*args, title='', **kw):
     "Figure and axes, closed in pyplot so that a notebook shows the returned figure once"
     fig, ax = plt.subplots(*args, layout='constrained', dpi=100, **kw)
-    if title: fig.suptitle(title)
+    if title:
+        fig.suptitle(title)
     plt.close(fig)
     return fig, ax
+
 
 def _legend(fig, *args, **kw):
     "A legend below the axes, in four columns or as many as the figure has room for"
     for n in (4, 3, 2, 1):
         legend = fig.legend(*args, loc='outside lower center', ncols=n, frameon=False, **kw)
-        if n == 1 or legend.get_window_extent().width < fig.bbox.width: return legend
+        if n == 1 or legend.get_window_extent().width < fig.bbox.width:
+            return legend
         legend.remove()
 
-def _number(x, digits=2): return f'{round(x, digits) + 0.:.{digits}f}'.replace('-', '\N{MINUS SIGN}')   # no minus zero
-def _lines(name): return textwrap.fill(str(name), 24)                                                    # a long name in several lines
+
+# no minus zero
+def _number(x, digits=2):
+    return f'{round(x, digits) + 0.0:.{digits}f}'.replace('-', '\N{MINUS SIGN}')
+
+
+# a long name in several lines
+def _lines(name):
+    return textwrap.fill(str(name), 24)
 
 # %% ../nbs/12_plots.ipynb #umap-2d
 def _mappable(z, seed, limit):
     "Embeddings that can be mapped, and their rows: at most `limit`, drawn with the seed"
     z = _array(z, 'z')
-    if z.ndim != 2: raise ValueError(f'z must be frames by dimensions, but its shape is {z.shape}')
-    if (bad := ~np.isfinite(z).all(1)).any(): raise ValueError(f'row {bad.argmax()} of z has a value that is not finite; embed that frame again or leave it out')
+    if z.ndim != 2:
+        raise ValueError(f'z must be frames by dimensions, but its shape is {z.shape}')
+    if (bad := ~np.isfinite(z).all(1)).any():
+        raise ValueError(
+            f'row {bad.argmax()} of z has a value that is not finite; embed that frame again or'
+            ' leave it out'
+        )
     rows = np.sort(np.random.default_rng(seed).permutation(len(z))[:limit])
-    if len(rows) < 10: raise ValueError(f'{len(rows)} frames are too few for a map; give ten or more')
+    if len(rows) < 10:
+        raise ValueError(f'{len(rows)} frames are too few for a map; give ten or more')
     return z[rows].astype(np.float32), rows
 
+
 def umap_2d(
-    z:np.ndarray,        # embeddings, [N, D]
-    neighbours:int=15,   # neighbours of each point in UMAP's graph; fewer when there are fewer frames
-    seed:int=0,          # the same seed gives the same map on one machine
-    limit:int|None=1500, # frames at most, drawn with the seed; None for all
-) -> tuple[np.ndarray, np.ndarray]: # positions [n, 2], and the rows of z that they belong to [n]
-    "Positions of frames in two dimensions by UMAP (McInnes et al. 2018) under cosine distance. Raises ValueError for another shape, values that are not finite, or fewer than ten frames."
-    import umap                                        # slow to import, so only where it is needed
+    z: np.ndarray,  # embeddings, [N, D]
+    # neighbours of each point in UMAP's graph; fewer when there are fewer frames
+    neighbours: int = 15,
+    seed: int = 0,  # the same seed gives the same map on one machine
+    limit: int | None = 1500,  # frames at most, drawn with the seed; None for all
+    # positions [n, 2], and the rows of z that they belong to [n]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of frames in two dimensions by UMAP (McInnes et al. 2018) under cosine distance.
+
+    Raises ValueError for another shape, values that are not finite, or fewer than ten frames.
+    """
+    # slow to import, so only where it is needed
+    import umap
+
     z, rows = _mappable(z, seed, limit)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        xy = umap.UMAP(n_neighbors=min(neighbours, len(rows) - 1), n_epochs=200, metric='cosine', random_state=seed, n_jobs=1).fit_transform(z)
+        xy = umap.UMAP(
+            n_neighbors=min(neighbours, len(rows) - 1),
+            n_epochs=200,
+            metric='cosine',
+            random_state=seed,
+            n_jobs=1,
+        ).fit_transform(z)
     return xy, rows
 
 # %% ../nbs/12_plots.ipynb #tsne-2d
 def tsne_2d(
-    z:np.ndarray,         # embeddings, [N, D]
-    perplexity:float=30., # about how many neighbours a point minds; less when there are fewer than 91 frames
-    seed:int=0,           # the same seed gives the same map on one machine
-    limit:int|None=1000,  # frames at most, drawn with the seed; None for all
-) -> tuple[np.ndarray, np.ndarray]: # positions [n, 2], and the rows of z that they belong to [n]
-    "Positions of frames in two dimensions by t-SNE (van der Maaten and Hinton 2008) under cosine distance, begun at the principal components (Kobak and Berens 2019). Raises as `umap_2d` does."
+    z: np.ndarray,  # embeddings, [N, D]
+    # about how many neighbours a point minds; less when there are fewer than 91 frames
+    perplexity: float = 30.0,
+    seed: int = 0,  # the same seed gives the same map on one machine
+    limit: int | None = 1000,  # frames at most, drawn with the seed; None for all
+    # positions [n, 2], and the rows of z that they belong to [n]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of frames in two dimensions by t-SNE (van der Maaten and Hinton 2008) under cosine
+    distance, begun at the principal components (Kobak and Berens 2019).
+
+    Raises as `umap_2d` does.
+    """
     z, rows = _mappable(z, seed, limit)
     z = z / np.linalg.norm(z, axis=1, keepdims=True).clip(1e-12)
     u, s, _ = np.linalg.svd(z - z.mean(0), full_matrices=False)
-    start = np.random.default_rng(seed).normal(size=(len(z), 2)) / 100   # apart even where frames are alike, for which scikit-learn's own start is nan
-    start[:, :len(s)] += (u * s)[:, :2] / max(1e-6, s[0] / len(z)**.5)
-    return TSNE(perplexity=min(perplexity, (len(z) - 1) / 3), metric='cosine', init=1e-4 * start.astype(np.float32), random_state=seed).fit_transform(z), rows
+    # apart even where frames are alike, for which scikit-learn's own start is nan
+    start = np.random.default_rng(seed).normal(size=(len(z), 2)) / 100
+    start[:, : len(s)] += (u * s)[:, :2] / max(1e-6, s[0] / len(z) ** 0.5)
+    return TSNE(
+        perplexity=min(perplexity, (len(z) - 1) / 3),
+        metric='cosine',
+        init=1e-4 * start.astype(np.float32),
+        random_state=seed,
+    ).fit_transform(z), rows
 
 # %% ../nbs/12_plots.ipynb #plot-umap
 def plot_umap(
-    z:np.ndarray,      # positions from `umap_2d` or `tsne_2d`, [N, 2], or embeddings [N, D], which are mapped first
-    colour:pd.Series,  # what colours each frame, [N]: names, 0/1, or a quantity; missing values are grey. Its name is the title
-    title:str='',      # title instead of the name of `colour`
-    ax:Axes|None=None, # axes to draw into; None for a new figure
-    most:int=10,       # groups in colour at most (1..10), first by name; the others are grey and counted in the legend
-    seed:int=0,        # seed of the map
-) -> Figure:           # the figure drawn into
+    # positions from `umap_2d` or `tsne_2d`, [N, 2], or embeddings [N, D], which are mapped first
+    z: np.ndarray,
+    # what colours each frame, [N]: names, 0/1, or a quantity; missing values are grey. Its name is
+    # the title
+    colour: pd.Series,
+    title: str = '',  # title instead of the name of `colour`
+    ax: Axes | None = None,  # axes to draw into; None for a new figure
+    # groups in colour at most (1..10), first by name; the others are grey and counted in the legend
+    most: int = 10,
+    seed: int = 0,  # seed of the map
+) -> Figure:  # the figure drawn into
     "A map coloured by one column. Raises ValueError when there is not one colour a frame."
     z, colour = _array(z, 'z'), pd.Series(colour).reset_index(drop=True)
-    if z.ndim != 2 or len(z) != len(colour): raise ValueError(f'z must be [N, D] with one colour a row, but their shapes are {z.shape} and {colour.shape}')
-    if not 1 <= most <= len(_COLOURS): raise ValueError(f'most must be between 1 and {len(_COLOURS)}, not {most}')
-    if z.shape[1] != 2: z, rows = umap_2d(z, seed=seed); colour = colour.iloc[rows].reset_index(drop=True)
-    if ax is None: ax = _figure(figsize=(4, 4.2))[1]
+    if z.ndim != 2 or len(z) != len(colour):
+        raise ValueError(
+            f'z must be [N, D] with one colour a row, but their shapes are {z.shape} and'
+            f' {colour.shape}'
+        )
+    if not 1 <= most <= len(_COLOURS):
+        raise ValueError(f'most must be between 1 and {len(_COLOURS)}, not {most}')
+    if z.shape[1] != 2:
+        z, rows = umap_2d(z, seed=seed)
+        colour = colour.iloc[rows].reset_index(drop=True)
+    if ax is None:
+        ax = _figure(figsize=(4, 4.2))[1]
     missing, numeric = colour.isna().to_numpy(), pd.api.types.is_numeric_dtype(colour)
     order = np.random.default_rng(0).permutation(len(z))
-    order = order[np.argsort(~missing[order], kind='stable')]         # grey below
+    order = order[np.argsort(~missing[order], kind='stable')]  # grey below
     dot = dict(s=float(np.clip(12000 / len(z), 4, 16)), linewidths=0)
     if numeric and not colour[~missing].isin([0, 1]).all():
-        value, known = colour.to_numpy(dtype=float, na_value=np.nan), order[missing.sum():]
+        value, known = colour.to_numpy(dtype=float, na_value=np.nan), order[missing.sum() :]
         ax.scatter(*z[order].T, color=_GREY, **dot)
         points = ax.scatter(*z[known].T, c=value[known], cmap='viridis', **dot)
-        ax.figure.colorbar(points, ax=ax, location='bottom', label=str(colour.name or ''), shrink=.7, aspect=30, pad=.02)
+        ax.figure.colorbar(
+            points,
+            ax=ax,
+            location='bottom',
+            label=str(colour.name or ''),
+            shrink=0.7,
+            aspect=30,
+            pad=0.02,
+        )
     else:
         names = sorted(colour[~missing].unique())
         group = np.full(len(z), -1)
-        for i, name in enumerate(names[:most]): group[colour.eq(name).fillna(False).to_numpy(dtype=bool)] = i
+        for i, name in enumerate(names[:most]):
+            group[colour.eq(name).fillna(False).to_numpy(dtype=bool)] = i
         order = order[np.argsort(group[order] >= 0, kind='stable')]
         rgb = np.array([*_COLOURS, _GREY])[group]
-        for part in np.array_split(order, 20):                        # two markers, and still no group on top of the others
-            for marker, rows in (('o', part[group[part] < 5]), ('^', part[group[part] >= 5])): ax.scatter(*z[rows].T, c=rgb[rows], marker=marker, **dot)
-        legend = [({0: 'absent', 1: 'present'}[n] if numeric else str(n), _COLOURS[i], 'o' if i < 5 else '^') for i, n in enumerate(names[:most])]
-        if len(names) > most: legend.append((f'{len(names) - most} others', _GREY, 'o'))
-        if missing.any(): legend.append(('no label', _GREY, 'o'))
-        handles = [plt.Line2D([], [], ls='', marker=m, ms=5, color=c, label=n) for n, c, m in legend]
-        for columns in (4, 3, 2, 1):                                  # as many as the map is wide, which the layout will make a little wider
-            box = ax.legend(handles=handles, loc='upper center', bbox_to_anchor=(.5, 0), ncols=columns, frameon=False, fontsize=8, handletextpad=.1, columnspacing=.8)
-            if box.get_window_extent().width < 1.35 * ax.bbox.width: break
+        # two markers, and still no group on top of the others
+        for part in np.array_split(order, 20):
+            for marker, rows in (('o', part[group[part] < 5]), ('^', part[group[part] >= 5])):
+                ax.scatter(*z[rows].T, c=rgb[rows], marker=marker, **dot)
+        legend = [
+            (
+                {0: 'absent', 1: 'present'}[n] if numeric else str(n),
+                _COLOURS[i],
+                'o' if i < 5 else '^',
+            )
+            for i, n in enumerate(names[:most])
+        ]
+        if len(names) > most:
+            legend.append((f'{len(names) - most} others', _GREY, 'o'))
+        if missing.any():
+            legend.append(('no label', _GREY, 'o'))
+        handles = [
+            plt.Line2D([], [], ls='', marker=m, ms=5, color=c, label=n) for n, c, m in legend
+        ]
+        # as many as the map is wide, which the layout will make a little wider
+        for columns in (4, 3, 2, 1):
+            box = ax.legend(
+                handles=handles,
+                loc='upper center',
+                bbox_to_anchor=(0.5, 0),
+                ncols=columns,
+                frameon=False,
+                fontsize=8,
+                handletextpad=0.1,
+                columnspacing=0.8,
+            )
+            if box.get_window_extent().width < 1.35 * ax.bbox.width:
+                break
     ax.set(title=title or str(colour.name or ''), xticks=[], yticks=[])
     ax.spines[:].set_color('.85')
     return ax.figure
@@ -128,168 +217,350 @@ def _columns(z, subject, activity, au):
     "The three columns that colour a map, by their titles"
     columns = {'subject': subject, 'activity': activity, str(getattr(au, 'name', None) or 'AU'): au}
     for name, c in columns.items():
-        if len(c) != len(z): raise ValueError(f'{name} has {len(c)} values for {len(z)} frames')
+        if len(c) != len(z):
+            raise ValueError(f'{name} has {len(c)} values for {len(z)} frames')
     return columns
 
+
 def umap_panels(
-    z:np.ndarray,        # embeddings, [N, D]
-    subject:np.ndarray,  # subject of each frame, [N]
-    activity:np.ndarray, # activity of each frame, [N]
-    au:pd.Series,        # one AU of each frame, [N]: 0/1 or intensity, with missing; its name becomes the title
-    title:str='',        # title of the figure
-    seed:int=0,          # seed of the map
-) -> Figure:             # three panels
-    "One UMAP map coloured by subject, by activity and by an AU. Raises ValueError when lengths differ."
+    z: np.ndarray,  # embeddings, [N, D]
+    subject: np.ndarray,  # subject of each frame, [N]
+    activity: np.ndarray,  # activity of each frame, [N]
+    # one AU of each frame, [N]: 0/1 or intensity, with missing; its name becomes the title
+    au: pd.Series,
+    title: str = '',  # title of the figure
+    seed: int = 0,  # seed of the map
+) -> Figure:  # three panels
+    """One UMAP map coloured by subject, by activity and by an AU.
+
+    Raises ValueError when lengths differ.
+    """
     columns = _columns(z, subject, activity, au)
     xy, rows = umap_2d(z, seed=seed)
     fig, axes = _figure(1, 3, figsize=(_WIDE, 3.4), title=title)
-    for ax, (name, c) in zip(axes, columns.items()): plot_umap(xy, pd.Series(c).iloc[rows].rename(name), ax=ax)
+    for ax, (name, c) in zip(axes, columns.items()):
+        plot_umap(xy, pd.Series(c).iloc[rows].rename(name), ax=ax)
     return fig
 
 # %% ../nbs/12_plots.ipynb #before-after
 def before_after(
-    before:np.ndarray,   # embeddings, [N, D]
-    after:np.ndarray,    # embeddings of the same frames, [N, D']
-    subject:np.ndarray,  # subject of each frame, [N]
-    activity:np.ndarray, # activity of each frame, [N]
-    au:pd.Series,        # one AU of each frame, [N]: 0/1 or intensity, with missing; its name becomes the title
-    names:tuple[str, str]=('before', 'after'), # what the rows are called
-    method:str='umap',   # 'umap' or 'tsne'
-    title:str='',        # title of the figure
-    seed:int=0,          # seed of the maps
-) -> Figure:             # 2 x 3 panels
-    "The same frames in two embeddings, one map each, coloured by subject, by activity and by an AU. Raises ValueError when lengths differ and for another method."
-    if method not in ('umap', 'tsne'): raise ValueError(f"method must be 'umap' or 'tsne', not {method!r}")
-    if len(names) != 2: raise ValueError(f'names must be two, one for each embedding, not {len(names)}')
-    if len(before) != len(after): raise ValueError(f'before has {len(before)} frames and after has {len(after)}; give the same frames in the same order')
+    before: np.ndarray,  # embeddings, [N, D]
+    after: np.ndarray,  # embeddings of the same frames, [N, D']
+    subject: np.ndarray,  # subject of each frame, [N]
+    activity: np.ndarray,  # activity of each frame, [N]
+    # one AU of each frame, [N]: 0/1 or intensity, with missing; its name becomes the title
+    au: pd.Series,
+    names: tuple[str, str] = ('before', 'after'),  # what the rows are called
+    method: str = 'umap',  # 'umap' or 'tsne'
+    title: str = '',  # title of the figure
+    seed: int = 0,  # seed of the maps
+) -> Figure:  # 2 x 3 panels
+    """The same frames in two embeddings, one map each, coloured by subject, by activity and by an
+    AU.
+
+    Raises ValueError when lengths differ and for another method.
+    """
+    if method not in ('umap', 'tsne'):
+        raise ValueError(f"method must be 'umap' or 'tsne', not {method!r}")
+    if len(names) != 2:
+        raise ValueError(f'names must be two, one for each embedding, not {len(names)}')
+    if len(before) != len(after):
+        raise ValueError(
+            f'before has {len(before)} frames and after has {len(after)}; give the same frames in'
+            ' the same order'
+        )
     columns = _columns(before, subject, activity, au)
     fig, axes = _figure(2, 3, figsize=(_WIDE, 5.8), title=title)
     for line, z, name in zip(axes, (before, after), names):
         xy, rows = {'umap': umap_2d, 'tsne': tsne_2d}[method](z, seed=seed)
-        for ax, (column, c) in zip(line, columns.items()): plot_umap(xy, pd.Series(c).iloc[rows].rename(column), ax=ax)
+        for ax, (column, c) in zip(line, columns.items()):
+            plot_umap(xy, pd.Series(c).iloc[rows].rename(column), ax=ax)
         line[0].set_ylabel(_lines(name), fontsize='medium')
-    for ax in axes[0]:                                                # the lower row explains the colours of both
-        if ax.get_legend(): ax.get_legend().remove()
+    # the lower row explains the colours of both
+    for ax in axes[0]:
+        if ax.get_legend():
+            ax.get_legend().remove()
         for points in ax.collections:
-            if points.colorbar: points.colorbar.remove()
-    for ax in axes[1]: ax.set_title('')
+            if points.colorbar:
+                points.colorbar.remove()
+    for ax in axes[1]:
+        ax.set_title('')
     return fig
 
 # %% ../nbs/12_plots.ipynb #plot-leakage
-_MEASURES = {'id_accuracy': 'ID accuracy', 'selectivity': 'selectivity', 'v_information': 'V-information', 'v_information_given_activity': 'V-information given activity', 'knn_id': 'kNN-ID@5',
-             'variance_subject': 'variance: subject', 'variance_activity': 'variance: activity', 'variance_interaction': 'variance: interaction', 'variance_rest': 'variance: rest',
-             'id_preference': 'ID preference', 'au_auroc': 'AU AUROC', 'amnesic_difference': 'amnesic difference', 'split_gap': 'split gap'}
-_UNITS = {'v_information': 'bits\n', 'v_information_given_activity': 'bits\n', 'au_auroc': 'high is good\n', 'amnesic_difference': 'AUROC lost\n', 'split_gap': 'AUROC too high\n'}  # these have an axis of their own
+_MEASURES = {
+    'id_accuracy': 'ID accuracy',
+    'selectivity': 'selectivity',
+    'v_information': 'V-information',
+    'v_information_given_activity': 'V-information given activity',
+    'knn_id': 'kNN-ID@5',
+    'variance_subject': 'variance: subject',
+    'variance_activity': 'variance: activity',
+    'variance_interaction': 'variance: interaction',
+    'variance_rest': 'variance: rest',
+    'id_preference': 'ID preference',
+    'au_auroc': 'AU AUROC',
+    'amnesic_difference': 'amnesic difference',
+    'split_gap': 'split gap',
+}
+# these have an axis of their own
+_UNITS = {
+    'v_information': 'bits\n',
+    'v_information_given_activity': 'bits\n',
+    'au_auroc': 'high is good\n',
+    'amnesic_difference': 'AUROC lost\n',
+    'split_gap': 'AUROC too high\n',
+}
+
 
 def _row(report, measure):
     "What a report says of a measure; None where it says nothing"
     found = report[(report['measure'] == measure) & report['value'].notna()]
     return found.iloc[0] if len(found) else None
 
+
 def plot_leakage(
-    reports:dict[str, pd.DataFrame], # name of an embedding -> its `leakage_report`
-    title:str='',                    # title of the figure
-    measures:list[str]|None=None,    # what to draw, in this order; 'variance' stands for its four shares. None for all but these, which `plot_variance` draws
-) -> Figure:                         # one panel a measure, one line an embedding
-    "Leakage of several embeddings beside chance. Raises ValueError when there is no report, or no report has a measure asked for."
-    if not reports: raise ValueError('no reports to draw: give a dict of name -> leakage_report(...)')
+    reports: dict[str, pd.DataFrame],  # name of an embedding -> its `leakage_report`
+    title: str = '',  # title of the figure
+    # what to draw, in this order; 'variance' stands for its four shares. None for all but these,
+    # which `plot_variance` draws
+    measures: list[str] | None = None,
+) -> Figure:  # one panel a measure, one line an embedding
+    """Leakage of several embeddings beside chance.
+
+    Raises ValueError when there is no report, or no report has a measure asked for.
+    """
+    if not reports:
+        raise ValueError('no reports to draw: give a dict of name -> leakage_report(...)')
     there = list(dict.fromkeys(m for r in reports.values() for m in r['measure']))
     shares = [m for m in there if m.startswith('variance_')]
-    if measures is None: measures = [m for m in there if m not in shares] or there
-    else: measures = [m for asked in measures for m in (shares if asked == 'variance' and shares else [asked])]
-    if absent := [m for m in measures if m not in there]: raise ValueError(f'no report has the measure {absent[0]!r}, only {", ".join(there)}')
-    if not measures: raise ValueError('no measure to draw; name one or more')
-    rows = math.ceil(len(measures) / 3); columns = math.ceil(len(measures) / rows)
-    names = [_lines(n) for n in reports]; tall = sum(.1 + .23 * (1 + n.count('\n')) for n in names)
-    fig, axes = _figure(rows, columns, figsize=(_WIDE, .3 + rows * (1.2 + tall)), sharey=True, squeeze=False, title=title)
-    for ax in axes.flat[len(measures):]: ax.axis('off')
+    if measures is None:
+        measures = [m for m in there if m not in shares] or there
+    else:
+        measures = [
+            m for asked in measures for m in (shares if asked == 'variance' and shares else [asked])
+        ]
+    if absent := [m for m in measures if m not in there]:
+        raise ValueError(f'no report has the measure {absent[0]!r}, only {", ".join(there)}')
+    if not measures:
+        raise ValueError('no measure to draw; name one or more')
+    rows = math.ceil(len(measures) / 3)
+    columns = math.ceil(len(measures) / rows)
+    names = [_lines(n) for n in reports]
+    tall = sum(0.1 + 0.23 * (1 + n.count('\n')) for n in names)
+    fig, axes = _figure(
+        rows,
+        columns,
+        figsize=(_WIDE, 0.3 + rows * (1.2 + tall)),
+        sharey=True,
+        squeeze=False,
+        title=title,
+    )
+    for ax in axes.flat[len(measures) :]:
+        ax.axis('off')
     for ax, m in zip(axes.flat, measures):
         found = [_row(r, m) for r in reports.values()]
-        seen = np.array([[v.value, v.low, v.high, v.chance] for v in found if v is not None], dtype=float).reshape(-1, 4)
+        seen = np.array(
+            [[v.value, v.low, v.high, v.chance] for v in found if v is not None], dtype=float
+        ).reshape(-1, 4)
         ends = [np.nanmin(seen), np.nanmax(seen)] if seen.size else [0, 1]
-        if m not in _UNITS: ends = [min(0, ends[0]), max(1, ends[1])]
-        if ends[1] - ends[0] < .02: ends = [ends[0] - .01, ends[1] + .01]
+        if m not in _UNITS:
+            ends = [min(0, ends[0]), max(1, ends[1])]
+        if ends[1] - ends[0] < 0.02:
+            ends = [ends[0] - 0.01, ends[1] + 0.01]
         unit = ends[1] - ends[0]
         for i, v in enumerate(found):
-            if v is None: ax.text(.5, i, 'not measured', transform=ax.get_yaxis_transform(), va='center', ha='center', color='.4', fontsize=8); continue
+            if v is None:
+                ax.text(
+                    0.5,
+                    i,
+                    'not measured',
+                    transform=ax.get_yaxis_transform(),
+                    va='center',
+                    ha='center',
+                    color='.4',
+                    fontsize=8,
+                )
+                continue
             low, high = np.nanmin([v.low, v.value]), np.nanmax([v.high, v.value])
-            ax.vlines(v.chance, i - .5, i + .5, color='.4', ls='--', lw=1)
+            ax.vlines(v.chance, i - 0.5, i + 0.5, color='.4', ls='--', lw=1)
             ax.hlines(i, v.low, v.high, color=_COLOURS[0], lw=2.5)
             ax.plot(v.value, i, 'o', color=_COLOURS[0], ms=5)
-            text = dict(s=_number(v.value, 2 if unit > .2 else 3), fontsize=8, bbox=dict(fc='w', ec='none', pad=.4))
-            if high < ends[1] - .15 * unit: ax.text(high + .03 * unit, i, va='center', ha='left', **text)
-            elif low > ends[0] + .15 * unit: ax.text(low - .03 * unit, i, va='center', ha='right', **text)
-            else: ax.text(v.value, i - .17, va='bottom', ha='center', **text | dict(bbox=None))
+            text = dict(
+                s=_number(v.value, 2 if unit > 0.2 else 3),
+                fontsize=8,
+                bbox=dict(fc='w', ec='none', pad=0.4),
+            )
+            if high < ends[1] - 0.15 * unit:
+                ax.text(high + 0.03 * unit, i, va='center', ha='left', **text)
+            elif low > ends[0] + 0.15 * unit:
+                ax.text(low - 0.03 * unit, i, va='center', ha='right', **text)
+            else:
+                ax.text(v.value, i - 0.17, va='bottom', ha='center', **text | dict(bbox=None))
         chance = [_number(c) for c in np.unique(seen[:, 3].round(2)) if np.isfinite(c)]
-        ax.set(xlim=(ends[0] - .03 * unit, ends[1] + .03 * unit), title=textwrap.fill(_MEASURES.get(m, m), 18), yticks=range(len(reports)), yticklabels=names,
-               xlabel='0 by activity\n1 by identity' if m == 'id_preference' else f'{_UNITS.get(m, "")}dashed: chance {" to ".join(chance[::max(1, len(chance) - 1)])}' if chance else '')
-        if m in _UNITS: ax.locator_params(axis='x', nbins=4)
-        sns.despine(ax=ax, left=True); ax.tick_params(axis='y', length=0)
-    axes[0, 0].set_ylim(len(reports) - .5, -.5)
+        ax.set(
+            xlim=(ends[0] - 0.03 * unit, ends[1] + 0.03 * unit),
+            title=textwrap.fill(_MEASURES.get(m, m), 18),
+            yticks=range(len(reports)),
+            yticklabels=names,
+            xlabel=(
+                '0 by activity\n1 by identity'
+                if m == 'id_preference'
+                else (
+                    f'{_UNITS.get(m, "")}dashed: chance'
+                    f' {" to ".join(chance[:: max(1, len(chance) - 1)])}'
+                    if chance
+                    else ''
+                )
+            ),
+        )
+        if m in _UNITS:
+            ax.locator_params(axis='x', nbins=4)
+        sns.despine(ax=ax, left=True)
+        ax.tick_params(axis='y', length=0)
+    axes[0, 0].set_ylim(len(reports) - 0.5, -0.5)
     return fig
 
 # %% ../nbs/12_plots.ipynb #plot-variance
 def plot_variance(
-    reports:dict[str, pd.DataFrame], # name of an embedding -> its `leakage_report`
-    title:str='',                    # title of the figure
-) -> Figure:                         # one stacked bar an embedding
-    """
-    Shares of an embedding's variance that belong to the subject, the activity, their interaction, and the rest.
+    reports: dict[str, pd.DataFrame],  # name of an embedding -> its `leakage_report`
+    title: str = '',  # title of the figure
+) -> Figure:  # one stacked bar an embedding
+    """Shares of an embedding's variance that belong to the subject, the activity, their
+    interaction, and the rest.
 
-    Below each bar lie the intervals of the first three, at the ends of their segments and in their colours. A share below zero, which the omega-squared
-    correction leaves where there is no effect, extends to the left of zero. Raises ValueError when there is no report or one lacks a share.
+    Below each bar lie the intervals of the first three, at the ends of their segments and in their
+    colours. A share below zero, which the omega-squared correction leaves where there is no effect,
+    extends to the left of zero. Raises ValueError when there is no report or one lacks a share.
     """
-    if not reports: raise ValueError('no reports to draw: give a dict of name -> leakage_report(...)')
-    colours = {'subject': _COLOURS[1], 'activity': _COLOURS[0], 'interaction': _COLOURS[2], 'rest': _GREY}
+    if not reports:
+        raise ValueError('no reports to draw: give a dict of name -> leakage_report(...)')
+    colours = {
+        'subject': _COLOURS[1],
+        'activity': _COLOURS[0],
+        'interaction': _COLOURS[2],
+        'rest': _GREY,
+    }
     names = [_lines(n) for n in reports]
-    fig, ax = _figure(figsize=(_WIDE, 1.2 + sum(max(.55, .2 * (1 + n.count('\n'))) for n in names)), title=title)
+    fig, ax = _figure(
+        figsize=(_WIDE, 1.2 + sum(max(0.55, 0.2 * (1 + n.count('\n'))) for n in names)), title=title
+    )
     for i, (name, r) in enumerate(reports.items()):
-        begin = [0., 0.]                                              # where the next share begins: of those above zero, and of those below
+        # where the next share begins: of those above zero, and of those below
+        begin = [0.0, 0.0]
         for j, (part, colour) in enumerate(colours.items()):
             v = _row(r, f'variance_{part}')
-            if v is None: raise ValueError(f"the report of {name!r} has no variance_{part}; make it with leakage_report(..., measures=['variance'])")
-            at = begin[below := int(v.value < 0)]; begin[below] += v.value
-            ax.barh(i, v.value, left=at, height=.5, color=colour, label=part if i == 0 else None)
-            if abs(v.value) > .045: ax.text(at + v.value / 2, i, _number(v.value), va='center', ha='center', fontsize=8, color='w' if part == 'activity' else 'k')
+            if v is None:
+                raise ValueError(
+                    f'the report of {name!r} has no variance_{part}; make it with'
+                    " leakage_report(..., measures=['variance'])"
+                )
+            at = begin[below := int(v.value < 0)]
+            begin[below] += v.value
+            ax.barh(i, v.value, left=at, height=0.5, color=colour, label=part if i == 0 else None)
+            if abs(v.value) > 0.045:
+                ax.text(
+                    at + v.value / 2,
+                    i,
+                    _number(v.value),
+                    va='center',
+                    ha='center',
+                    fontsize=8,
+                    color='w' if part == 'activity' else 'k',
+                )
             if part != 'rest':
-                ax.hlines(i + .32 + .07 * j, at + v.low, at + v.high, color=colour, lw=2)
-                ax.plot(at + v.value, i + .32 + .07 * j, 'o', color=colour, ms=3)
-    ax.axvline(0, color='.2', lw=.8)
-    ax.margins(x=.01)
-    ax.set(xlabel='share of the variance', yticks=range(len(reports)), yticklabels=names, ylim=(len(reports) - .4, -.4))
-    sns.despine(ax=ax, left=True); ax.tick_params(axis='y', length=0)
+                ax.hlines(i + 0.32 + 0.07 * j, at + v.low, at + v.high, color=colour, lw=2)
+                ax.plot(at + v.value, i + 0.32 + 0.07 * j, 'o', color=colour, ms=3)
+    ax.axvline(0, color='.2', lw=0.8)
+    ax.margins(x=0.01)
+    ax.set(
+        xlabel='share of the variance',
+        yticks=range(len(reports)),
+        yticklabels=names,
+        ylim=(len(reports) - 0.4, -0.4),
+    )
+    sns.despine(ax=ax, left=True)
+    ax.tick_params(axis='y', length=0)
     _legend(fig)
     return fig
 
 # %% ../nbs/12_plots.ipynb #plot-selectivity
 def plot_selectivity(
-    reports:dict[str, pd.DataFrame], # name of an embedding -> its `leakage_report` with id_accuracy and selectivity, as returned
-    title:str='',                    # title of the figure
-) -> Figure:                         # one line an embedding
-    """
-    What a probe for identity reaches on random frames, what it reaches there with labels that mean nothing, and what it reaches in new activities.
+    # name of an embedding -> its `leakage_report` with id_accuracy and selectivity, as returned
+    reports: dict[str, pd.DataFrame],
+    title: str = '',  # title of the figure
+) -> Figure:  # one line an embedding
+    """What a probe for identity reaches on random frames, what it reaches there with labels that
+    mean nothing, and what it reaches in new activities.
 
-    The first less the second is selectivity; the third is ID accuracy. Raises ValueError when there is no report, or one lacks one of the three.
+    The first less the second is selectivity; the third is ID accuracy. Raises ValueError when there
+    is no report, or one lacks one of the three.
     """
-    if not reports: raise ValueError('no reports to draw: give a dict of name -> leakage_report(...)')
+    if not reports:
+        raise ValueError('no reports to draw: give a dict of name -> leakage_report(...)')
     names = [_lines(n) for n in reports]
-    fig, ax = _figure(figsize=(_WIDE, 1.2 + sum(max(.6, .2 * (1 + n.count('\n'))) for n in names)), title=title)
+    fig, ax = _figure(
+        figsize=(_WIDE, 1.2 + sum(max(0.6, 0.2 * (1 + n.count('\n'))) for n in names)), title=title
+    )
     for i, (name, r) in enumerate(reports.items()):
         new, parts = _row(r, 'id_accuracy'), r.attrs.get('selectivity')
-        if new is None: raise ValueError(f'the report of {name!r} has no id_accuracy')
-        if parts is None: raise ValueError(f'the report of {name!r} does not hold the two accuracies of selectivity; give what leakage_report returned, with selectivity among its measures (a CSV loses them, parquet keeps them)')
-        lines = (('control task: labels drawn by lot', 's', 'w', parts['control_task']), ('random frames', 'o', _COLOURS[1], parts['random_frames']), ('new activities', 'D', _COLOURS[0], (new.value, new.low, new.high)))
+        if new is None:
+            raise ValueError(f'the report of {name!r} has no id_accuracy')
+        if parts is None:
+            raise ValueError(
+                f'the report of {name!r} does not hold the two accuracies of selectivity; give what'
+                ' leakage_report returned, with selectivity among its measures (a CSV loses them,'
+                ' parquet keeps them)'
+            )
+        lines = (
+            ('control task: labels drawn by lot', 's', 'w', parts['control_task']),
+            ('random frames', 'o', _COLOURS[1], parts['random_frames']),
+            ('new activities', 'D', _COLOURS[0], (new.value, new.low, new.high)),
+        )
         for j, (label, marker, colour, (value, low, high)) in enumerate(lines):
-            y, edge = i + .22 * (j - 1), '.4' if colour == 'w' else colour
+            y, edge = i + 0.22 * (j - 1), '.4' if colour == 'w' else colour
             ax.hlines(y, low, high, color=edge, lw=1.5)
-            ax.plot(value, y, ls='', marker=marker, color=colour, mec=edge, ms=6, label=label if i == 0 else None)
+            ax.plot(
+                value,
+                y,
+                ls='',
+                marker=marker,
+                color=colour,
+                mec=edge,
+                ms=6,
+                label=label if i == 0 else None,
+            )
             low, high = np.nanmin([low, value]), np.nanmax([high, value])
-            right = high < .93
-            ax.text(high + .012 if right else low - .012, y, _number(value), va='center', ha='left' if right else 'right', fontsize=8)
-        ax.vlines(new.chance, i - .42, i + .42, color='.4', ls='--', lw=1, label='chance' if i == 0 else None, zorder=0)
-    ax.set(xlim=(-.02, 1.02), ylim=(len(reports) - .5, -.5), yticks=range(len(reports)), yticklabels=names, xlabel='ID accuracy')
-    ax.grid(axis='x', color='.93'); ax.set_axisbelow(True)
-    sns.despine(ax=ax, left=True); ax.tick_params(axis='y', length=0)
+            right = high < 0.93
+            ax.text(
+                high + 0.012 if right else low - 0.012,
+                y,
+                _number(value),
+                va='center',
+                ha='left' if right else 'right',
+                fontsize=8,
+            )
+        ax.vlines(
+            new.chance,
+            i - 0.42,
+            i + 0.42,
+            color='.4',
+            ls='--',
+            lw=1,
+            label='chance' if i == 0 else None,
+            zorder=0,
+        )
+    ax.set(
+        xlim=(-0.02, 1.02),
+        ylim=(len(reports) - 0.5, -0.5),
+        yticks=range(len(reports)),
+        yticklabels=names,
+        xlabel='ID accuracy',
+    )
+    ax.grid(axis='x', color='.93')
+    ax.set_axisbelow(True)
+    sns.despine(ax=ax, left=True)
+    ax.tick_params(axis='y', length=0)
     _legend(fig)
     return fig
 
@@ -299,136 +570,325 @@ def _within(boxes, at, half=0):
     low, high = boxes[:, :2], boxes[:, 2:]
     return (np.abs(at[:, None] - (low + high) / 2) < (high - low) / 2 + half).all(-1).sum(1)
 
+
 def _place(ax, points, names, colours, taken):
-    "Write names beside their points [n, 2], each as near as it goes without covering a name or point, and if possible nothing of `taken` [k, 4] (all in pixels); a line leads to a name that is not near"
+    """Write names beside their points [n, 2], each as near as it goes without covering a name or
+    point, and if possible nothing of `taken` [k, 4] (all in pixels); a line leads to a name that
+    is not near
+    """
     data, frame = ax.transData.inverted().transform, ax.get_window_extent()
-    texts = [ax.text(*data(p), n, color=[.6 * v for v in c], ha='center', va='center') for p, n, c in zip(points, names, colours)]
-    half = np.array([(b.width / 2 + 3, b.height / 2 + 1) for b in (t.get_window_extent() for t in texts)])
-    dots, on_line = np.concatenate([points - 6, points + 6], 1), np.array([.3, .5, .7, .9])
-    choices = []                                                      # for each name: centres, where the line ends, and what a place costs before other names are there
+    texts = [
+        ax.text(*data(p), n, color=[0.6 * v for v in c], ha='center', va='center')
+        for p, n, c in zip(points, names, colours)
+    ]
+    half = np.array(
+        [(b.width / 2 + 3, b.height / 2 + 1) for b in (t.get_window_extent() for t in texts)]
+    )
+    dots, on_line = np.concatenate([points - 6, points + 6], 1), np.array([0.3, 0.5, 0.7, 0.9])
+    # for each name: centres, where the line ends, and what a place costs before other names are
+    # there
+    choices = []
     for i, (p, h) in enumerate(zip(points, half)):
-        around = p + (h + [5, 5]) * [[1, 0], [-1, 0], [0, 1], [0, -1], [1, 1], [1, -1], [-1, 1], [-1, -1]]
-        grid = np.stack(np.meshgrid(np.arange(frame.x0 + h[0], frame.x1 - h[0], 9), np.arange(frame.y0 + h[1], frame.y1 - h[1], 7)), -1).reshape(-1, 2)
-        at = np.concatenate([around[((around - h >= frame.min) & (around + h <= frame.max)).all(1)], grid])
+        around = p + (h + [5, 5]) * [
+            [1, 0],
+            [-1, 0],
+            [0, 1],
+            [0, -1],
+            [1, 1],
+            [1, -1],
+            [-1, 1],
+            [-1, -1],
+        ]
+        grid = np.stack(
+            np.meshgrid(
+                np.arange(frame.x0 + h[0], frame.x1 - h[0], 9),
+                np.arange(frame.y0 + h[1], frame.y1 - h[1], 7),
+            ),
+            -1,
+        ).reshape(-1, 2)
+        at = np.concatenate(
+            [around[((around - h >= frame.min) & (around + h <= frame.max)).all(1)], grid]
+        )
         end = np.clip(p, at - h, at + h)
         others = np.delete(dots, i, 0)
-        cost = np.linalg.norm(end - p, axis=1) + 300 * _within(taken, at, h) + 9000 * _within(dots, at, h) + 100 * sum(_within(others, p + t * (end - p)) for t in on_line)
+        cost = (
+            np.linalg.norm(end - p, axis=1)
+            + 300 * _within(taken, at, h)
+            + 9000 * _within(dots, at, h)
+            + 100 * sum(_within(others, p + t * (end - p)) for t in on_line)
+        )
         choices.append((at, end, cost))
-    def arrange(order):                                               # one name after the other
+
+    # one name after the other
+    def arrange(order):
         total, put = 0, {}
         for i in order:
             at, end, cost = choices[i]
             if put:
                 boxes = np.array([[*(c - half[j]), *(c + half[j])] for j, (c, _) in put.items()])
-                lines = np.concatenate([points[j] + on_line[:, None] * (e - points[j]) for j, (_, e) in put.items()])
-                cost = cost + 9000 * _within(boxes, at, half[i]) + 300 * _within(np.concatenate([lines, lines], 1), at, half[i]) + 300 * sum(_within(boxes, points[i] + t * (end - points[i])) for t in on_line)
-            k = cost.argmin(); total += cost[k]; put[i] = at[k], end[k]
+                lines = np.concatenate(
+                    [points[j] + on_line[:, None] * (e - points[j]) for j, (_, e) in put.items()]
+                )
+                cost = (
+                    cost
+                    + 9000 * _within(boxes, at, half[i])
+                    + 300 * _within(np.concatenate([lines, lines], 1), at, half[i])
+                    + 300 * sum(_within(boxes, points[i] + t * (end - points[i])) for t in on_line)
+                )
+            k = cost.argmin()
+            total += cost[k]
+            put[i] = at[k], end[k]
         return total, put
-    put = min((arrange(np.random.default_rng(seed).permutation(len(points))) for seed in range(8)), key=lambda r: r[0])[1]
+
+    put = min(
+        (arrange(np.random.default_rng(seed).permutation(len(points))) for seed in range(8)),
+        key=lambda r: r[0],
+    )[1]
     for i, (c, e) in put.items():
         texts[i].set_position(data(c))
-        if np.linalg.norm(e - points[i]) > 12: ax.plot(*data([points[i], e]).T, color=colours[i], lw=.8, zorder=1)
+        if np.linalg.norm(e - points[i]) > 12:
+            ax.plot(*data([points[i], e]).T, color=colours[i], lw=0.8, zorder=1)
+
 
 def plot_pareto(
-    table:pd.DataFrame,          # index: name of an embedding; columns x, x_low, x_high (leakage), y, y_low, y_high (utility); nan where there is no interval
-    xlabel:str='ID preference',  # what x is; less is better
-    ylabel:str='AU AUROC',       # what y is; more is better
-    title:str='',                # title of the figure
-) -> Figure:                     # one point an embedding
-    """
-    Leakage against utility with intervals both ways, and the frontier.
+    # index: name of an embedding; columns x, x_low, x_high (leakage), y, y_low, y_high (utility);
+    # nan where there is no interval
+    table: pd.DataFrame,
+    xlabel: str = 'ID preference',  # what x is; less is better
+    ylabel: str = 'AU AUROC',  # what y is; more is better
+    title: str = '',  # title of the figure
+) -> Figure:  # one point an embedding
+    """Leakage against utility with intervals both ways, and the frontier.
 
-    An embedding is on the frontier when no other is at least as good on both axes and better on one. Values decide this, not intervals: where
-    these overlap, other people may give another frontier. Raises ValueError for an empty table, a missing column and a missing value.
+    An embedding is on the frontier when no other is at least as good on both axes and better on
+    one. Values decide this, not intervals: where these overlap, other people may give another
+    frontier. Raises ValueError for an empty table, a missing column and a missing value.
     """
     need = ['x', 'x_low', 'x_high', 'y', 'y_low', 'y_high']
-    if absent := [c for c in need if c not in table]: raise ValueError(f'the table has no column {absent[0]!r}, only {", ".join(map(str, table))}')
-    if len(table) == 0: raise ValueError('the table has no rows; give one an embedding')
+    if absent := [c for c in need if c not in table]:
+        raise ValueError(
+            f'the table has no column {absent[0]!r}, only {", ".join(map(str, table))}'
+        )
+    if len(table) == 0:
+        raise ValueError('the table has no rows; give one an embedding')
     x, x_low, x_high, y, y_low, y_high = _array(table[need], 'table').T
-    if (bad := ~np.isfinite(x + y)).any(): raise ValueError(f'{table.index[bad.argmax()]!r} has no x or no y; measure both or leave it out')
+    if (bad := ~np.isfinite(x + y)).any():
+        raise ValueError(
+            f'{table.index[bad.argmax()]!r} has no x or no y; measure both or leave it out'
+        )
     beaten = ((x <= x[:, None]) & (y >= y[:, None]) & ((x < x[:, None]) | (y > y[:, None]))).any(1)
-    colours = [_COLOURS[(0, 1, 2, 3, 4, 5, 9, 8, 6, 7)[i % 10]] for i in range(len(table))]     # the pale ones last
+    # the pale ones last
+    colours = [_COLOURS[(0, 1, 2, 3, 4, 5, 9, 8, 6, 7)[i % 10]] for i in range(len(table))]
     fig, ax = _figure(figsize=(_WIDE, 4.9), title=title)
     for i, c in enumerate(colours):
-        ax.hlines(y[i], x_low[i], x_high[i], color=c, lw=1.2, alpha=.6); ax.vlines(x[i], y_low[i], y_high[i], color=c, lw=1.2, alpha=.6)
-        ax.plot(x[i], y[i], _MARKERS[i % len(_MARKERS)], color='w' if beaten[i] else c, mec=c, ms=7, mew=1.5, zorder=3)
-    ax.margins(.12); (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
-    order = np.lexsort((-y, x)); order = order[~beaten[order]]
+        ax.hlines(y[i], x_low[i], x_high[i], color=c, lw=1.2, alpha=0.6)
+        ax.vlines(x[i], y_low[i], y_high[i], color=c, lw=1.2, alpha=0.6)
+        ax.plot(
+            x[i],
+            y[i],
+            _MARKERS[i % len(_MARKERS)],
+            color='w' if beaten[i] else c,
+            mec=c,
+            ms=7,
+            mew=1.5,
+            zorder=3,
+        )
+    ax.margins(0.12)
+    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    order = np.lexsort((-y, x))
+    order = order[~beaten[order]]
     step = np.append(np.repeat(x[order], 2), right), np.append(bottom, np.repeat(y[order], 2))
-    ax.plot(*step, color='.7', lw=1, zorder=.6); ax.fill_between(*step, bottom, color='.95', lw=0, zorder=.5)
-    ax.set(xlim=(left, right), ylim=(bottom, top), xlabel=f'\N{LEFTWARDS ARROW} better    {xlabel}', ylabel=f'{ylabel}    better \N{RIGHTWARDS ARROW}')
+    ax.plot(*step, color='.7', lw=1, zorder=0.6)
+    ax.fill_between(*step, bottom, color='.95', lw=0, zorder=0.5)
+    ax.set(
+        xlim=(left, right),
+        ylim=(bottom, top),
+        xlabel=f'\N{LEFTWARDS ARROW} better    {xlabel}',
+        ylabel=f'{ylabel}    better \N{RIGHTWARDS ARROW}',
+    )
     sns.despine(ax=ax)
-    def key(label, **kw): return plt.Line2D([], [], label=label, **{'color': '.4', 'mec': '.4', 'ls': '', 'ms': 7, 'mew': 1.5} | kw)
-    _legend(fig, handles=[key('on the frontier', marker='o'), key('beaten by another', marker='o', color='w'), key('95 % interval', ls='-', lw=1.2), Patch(color='.95', label='worse than the frontier')])
-    fig.draw_without_rendering(); fig.set_layout_engine('none')       # names are placed for this layout
-    corners = (np.stack([x_low, y, x_high, y], 1), np.stack([x, y_low, x, y_high], 1), np.stack([step[0][:-1], step[1][:-1], step[0][1:], step[1][1:]], 1))
+
+    def key(label, **kw):
+        return plt.Line2D(
+            [], [], label=label, **{'color': '.4', 'mec': '.4', 'ls': '', 'ms': 7, 'mew': 1.5} | kw
+        )
+
+    _legend(
+        fig,
+        handles=[
+            key('on the frontier', marker='o'),
+            key('beaten by another', marker='o', color='w'),
+            key('95 % interval', ls='-', lw=1.2),
+            Patch(color='.95', label='worse than the frontier'),
+        ],
+    )
+    # names are placed for this layout
+    fig.draw_without_rendering()
+    fig.set_layout_engine('none')
+    corners = (
+        np.stack([x_low, y, x_high, y], 1),
+        np.stack([x, y_low, x, y_high], 1),
+        np.stack([step[0][:-1], step[1][:-1], step[0][1:], step[1][1:]], 1),
+    )
     lines = np.concatenate([c[np.isfinite(c).all(1)] for c in corners]).reshape(-1, 2)
     taken = ax.transData.transform(lines).reshape(-1, 4) + [-2, -2, 2, 2]
-    _place(ax, ax.transData.transform(np.stack([x, y], 1)), [_lines(n) for n in table.index], colours, taken)
+    _place(
+        ax,
+        ax.transData.transform(np.stack([x, y], 1)),
+        [_lines(n) for n in table.index],
+        colours,
+        taken,
+    )
     return fig
 
 # %% ../nbs/12_plots.ipynb #plot-au-table
 def plot_au_table(
-    scores:dict[str, pd.DataFrame], # name of a recogniser -> its `au_scores`
-    title:str='',                   # title of the figure
-) -> Figure:                        # F1 and AUROC, one line an AU
-    "F1 and AUROC per AU of several recognisers, with intervals where the scores have them. Raises ValueError when there are no scores or more recognisers than colours."
-    if not 1 <= len(scores) <= len(_COLOURS): raise ValueError(f'{len(scores)} recognisers; give a dict of one to {len(_COLOURS)}, name -> au_scores(...)')
-    labels = list(dict.fromkeys(l for t in scores.values() for l in t.index if l != 'mean')) + ['mean']
-    fig, axes = _figure(1, 2, figsize=(_WIDE, 1.3 + (.2 + .1 * len(scores)) * len(labels)), sharey=True, title=title)
+    scores: dict[str, pd.DataFrame],  # name of a recogniser -> its `au_scores`
+    title: str = '',  # title of the figure
+) -> Figure:  # F1 and AUROC, one line an AU
+    """F1 and AUROC per AU of several recognisers, with intervals where the scores have them.
+
+    Raises ValueError when there are no scores or more recognisers than colours.
+    """
+    if not 1 <= len(scores) <= len(_COLOURS):
+        raise ValueError(
+            f'{len(scores)} recognisers; give a dict of one to {len(_COLOURS)}, name ->'
+            ' au_scores(...)'
+        )
+    labels = list(dict.fromkeys(l for t in scores.values() for l in t.index if l != 'mean')) + [
+        'mean'
+    ]
+    fig, axes = _figure(
+        1,
+        2,
+        figsize=(_WIDE, 1.3 + (0.2 + 0.1 * len(scores)) * len(labels)),
+        sharey=True,
+        title=title,
+    )
     y = np.arange(len(labels))
     for ax, m in zip(axes, ('f1', 'auroc')):
-        rate = pd.concat([t['base_rate'] for t in scores.values()], axis=1).mean(axis=1).reindex(labels).to_numpy()[:-1]
-        nothing = 2 * rate / (1 + rate) if m == 'f1' else np.full(len(rate), .5)
-        ax.vlines(nothing, y[:-1] - .35, y[:-1] + .35, color='.65', lw=2, label='F1 of calling all frames positive / AUROC of chance')
+        rate = (
+            pd.concat([t['base_rate'] for t in scores.values()], axis=1)
+            .mean(axis=1)
+            .reindex(labels)
+            .to_numpy()[:-1]
+        )
+        nothing = 2 * rate / (1 + rate) if m == 'f1' else np.full(len(rate), 0.5)
+        ax.vlines(
+            nothing,
+            y[:-1] - 0.35,
+            y[:-1] + 0.35,
+            color='.65',
+            lw=2,
+            label='F1 of calling all frames positive / AUROC of chance',
+        )
         for i, (name, t) in enumerate(scores.items()):
-            t, at = t.reindex(labels), y + .22 * (i - (len(scores) - 1) / 2) * (2 / max(2, len(scores)))
-            if f'{m}_low' in t: ax.hlines(at, t[f'{m}_low'], t[f'{m}_high'], color=_COLOURS[i], lw=1.5, alpha=.6)
-            ax.plot(t[m], at, ls='', marker=_MARKERS[i % len(_MARKERS)], color=_COLOURS[i], ms=5, label=name)
-            for l in np.flatnonzero(t[m].isna()): ax.text(.01, at[l], f'{name}: not scored', color=_COLOURS[i], va='center', fontsize=8)
-        ax.axhline(len(labels) - 1.5, color='.6', lw=.8)
+            t, at = (
+                t.reindex(labels),
+                y + 0.22 * (i - (len(scores) - 1) / 2) * (2 / max(2, len(scores))),
+            )
+            if f'{m}_low' in t:
+                ax.hlines(at, t[f'{m}_low'], t[f'{m}_high'], color=_COLOURS[i], lw=1.5, alpha=0.6)
+            ax.plot(
+                t[m],
+                at,
+                ls='',
+                marker=_MARKERS[i % len(_MARKERS)],
+                color=_COLOURS[i],
+                ms=5,
+                label=name,
+            )
+            for l in np.flatnonzero(t[m].isna()):
+                ax.text(
+                    0.01, at[l], f'{name}: not scored', color=_COLOURS[i], va='center', fontsize=8
+                )
+        ax.axhline(len(labels) - 1.5, color='.6', lw=0.8)
         ax.set(title={'f1': 'F1', 'auroc': 'AUROC'}[m], xlim=(0, 1), yticks=y, yticklabels=labels)
-        ax.grid(axis='x', color='.92'); ax.set_axisbelow(True); sns.despine(ax=ax, left=True); ax.tick_params(axis='y', length=0)
-    axes[0].set_ylim(len(labels) - .5, -.5)
+        ax.grid(axis='x', color='.92')
+        ax.set_axisbelow(True)
+        sns.despine(ax=ax, left=True)
+        ax.tick_params(axis='y', length=0)
+    axes[0].set_ylim(len(labels) - 0.5, -0.5)
     _legend(fig, *axes[0].get_legend_handles_labels())
     return fig
 
 # %% ../nbs/12_plots.ipynb #plot-log
 def plot_log(
-    log:pd.DataFrame,            # one row a step; its column step, or else its index, is the x axis
-    columns:list[str]|None=None, # what to draw; None for every column whose name begins with loss
-    title:str='',                # title of the figure
-) -> Figure:                     # one line a column
-    "Learning curves with their running mean over a twenty-fifth of the steps. Raises ValueError when the log is empty or lacks a column."
+    # one row a step; its column step, or else its index, is the x axis
+    log: pd.DataFrame,
+    # what to draw; None for every column whose name begins with loss
+    columns: list[str] | None = None,
+    title: str = '',  # title of the figure
+) -> Figure:  # one line a column
+    """Learning curves with their running mean over a twenty-fifth of the steps.
+
+    Raises ValueError when the log is empty or lacks a column.
+    """
     columns = [c for c in log if str(c).startswith('loss')] if columns is None else list(columns)
-    if len(log) == 0: raise ValueError('the log has no rows')
-    if not columns: raise ValueError(f'the log has no column that begins with loss, only {", ".join(map(str, log))}; name the columns')
-    if absent := [c for c in columns if c not in log]: raise ValueError(f'the log has no column {absent[0]!r}, only {", ".join(map(str, log))}')
+    if len(log) == 0:
+        raise ValueError('the log has no rows')
+    if not columns:
+        raise ValueError(
+            f'the log has no column that begins with loss, only {", ".join(map(str, log))}; name'
+            ' the columns'
+        )
+    if absent := [c for c in columns if c not in log]:
+        raise ValueError(f'the log has no column {absent[0]!r}, only {", ".join(map(str, log))}')
     x = log['step'] if 'step' in log else log.index
     fig, ax = _figure(figsize=(7, 3))
     for i, c in enumerate(columns):
         colour = _COLOURS[i % len(_COLOURS)]
-        ax.plot(x, log[c], color=colour, lw=.6, alpha=.4)
-        ax.plot(x, log[c].rolling(max(1, len(log) // 25), min_periods=1, center=True).mean(), color=colour, lw=2, ls='-' if i % 2 == 0 else '--', label=str(c))
-    ax.set(xlabel='step', ylabel='loss' if all(str(c).startswith('loss') for c in columns) else '', title=title)
-    ax.legend(frameon=False, loc='upper left', bbox_to_anchor=(1, 1)); sns.despine(ax=ax)
+        ax.plot(x, log[c], color=colour, lw=0.6, alpha=0.4)
+        ax.plot(
+            x,
+            log[c].rolling(max(1, len(log) // 25), min_periods=1, center=True).mean(),
+            color=colour,
+            lw=2,
+            ls='-' if i % 2 == 0 else '--',
+            label=str(c),
+        )
+    ax.set(
+        xlabel='step',
+        ylabel='loss' if all(str(c).startswith('loss') for c in columns) else '',
+        title=title,
+    )
+    ax.legend(frameon=False, loc='upper left', bbox_to_anchor=(1, 1))
+    sns.despine(ax=ax)
     return fig
 
 # %% ../nbs/12_plots.ipynb #face-sheet
 def face_sheet(
-    images:np.ndarray,          # pictures, [N, H, W, 3], uint8 or floats in 0..1
-    titles:list[str]|None=None, # one text a picture
-    columns:int=8,              # pictures in a row
-) -> Figure:                    # all pictures in a grid
-    "A sheet of pictures. Raises ValueError for another shape and when there is not one title a picture."
+    images: np.ndarray,  # pictures, [N, H, W, 3], uint8 or floats in 0..1
+    titles: list[str] | None = None,  # one text a picture
+    columns: int = 8,  # pictures in a row
+) -> Figure:  # all pictures in a grid
+    """A sheet of pictures.
+
+    Raises ValueError for another shape and when there is not one title a picture.
+    """
     n = len(images)
-    if n == 0 or np.ndim(images) != 4 or np.shape(images)[-1] != 3: raise ValueError(f'images must be [N, H, W, 3] with one picture or more, but their shape is {np.shape(images)}')
-    if titles is not None and len(titles) != n: raise ValueError(f'{len(titles)} titles for {n} pictures')
-    if columns < 1: raise ValueError(f'columns must be 1 or more, not {columns}')
-    columns = min(columns, n); rows = math.ceil(n / columns); side = min(1.15, _WIDE / columns)
-    fig, axes = _figure(rows, columns, figsize=(side * columns, (side + (0 if titles is None else .23)) * rows), squeeze=False)
-    for ax in axes.flat: ax.axis('off')
+    if n == 0 or np.ndim(images) != 4 or np.shape(images)[-1] != 3:
+        raise ValueError(
+            'images must be [N, H, W, 3] with one picture or more, but their shape is'
+            f' {np.shape(images)}'
+        )
+    if titles is not None and len(titles) != n:
+        raise ValueError(f'{len(titles)} titles for {n} pictures')
+    if columns < 1:
+        raise ValueError(f'columns must be 1 or more, not {columns}')
+    columns = min(columns, n)
+    rows = math.ceil(n / columns)
+    side = min(1.15, _WIDE / columns)
+    fig, axes = _figure(
+        rows,
+        columns,
+        figsize=(side * columns, (side + (0 if titles is None else 0.23)) * rows),
+        squeeze=False,
+    )
+    for ax in axes.flat:
+        ax.axis('off')
     for i, ax in zip(range(n), axes.flat):
         ax.imshow(images[i])
-        if titles is not None: ax.set_title(str(titles[i]), fontsize=8, pad=2)
+        if titles is not None:
+            ax.set_title(str(titles[i]), fontsize=8, pad=2)
     return fig

@@ -19,49 +19,73 @@ from torch.autograd.function import once_differentiable
 
 # %% ../nbs/06b_processes.ipynb #world
 def device() -> torch.device:  # where this process works
-    "accelerate's choice of device for this process. Under a launcher the processes meet here: over gloo where there is no GPU."
+    """accelerate's choice of device for this process.
+
+    Under a launcher the processes meet here: over gloo where there is no GPU.
+    """
     several = int(os.environ.get('WORLD_SIZE', 1)) > 1
     found = Accelerator(cpu=several and not torch.cuda.is_available()).device
     return torch.device('cpu') if found.type == 'cpu' else found
 
+
 def world() -> tuple[int, int]:  # (rank, number of processes)
     "Which process this is, and how many there are: (0, 1) where torch.distributed was not started"
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+    return (
+        (dist.get_rank(), dist.get_world_size())
+        if dist.is_available() and dist.is_initialized()
+        else (0, 1)
+    )
+
 
 def share(
-    n:int, # rows of the whole batch
-) -> slice: # the rows of this process
-    "The part of a batch that this process works on. The parts lie in the order of the ranks; none is left out, none is there twice, and their lengths differ by one at most."
+    n: int,  # rows of the whole batch
+) -> slice:  # the rows of this process
+    """The part of a batch that this process works on.
+
+    The parts lie in the order of the ranks; none is left out, none is there twice, and their
+    lengths differ by one at most.
+    """
     rank, processes = world()
-    return slice(n*rank//processes, n*(rank + 1)//processes)
+    return slice(n * rank // processes, n * (rank + 1) // processes)
+
 
 @contextlib.contextmanager
 def first_alone() -> Iterator[None]:
     "Process 0 goes through the `with` before the others do: for what one writes and all read"
     rank, processes = world()
-    if rank > 0: dist.barrier()
+    if rank > 0:
+        dist.barrier()
     yield
-    if rank == 0 and processes > 1: dist.barrier()
+    if rank == 0 and processes > 1:
+        dist.barrier()
+
 
 def leave():
     "End the process group, as the last thing a script does"
-    if dist.is_available() and dist.is_initialized(): dist.destroy_process_group()
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 # %% ../nbs/06b_processes.ipynb #gather
 def _parts(x):
     "Rows of each process, without gradients; the numbers of rows may differ"
     rank, processes = world()
-    x = x.detach(); mine = torch.tensor([len(x)], device=x.device); sizes = [torch.empty_like(mine) for _ in range(processes)]
-    dist.all_gather(sizes, mine); sizes = [int(s) for s in sizes]
-    padded = x.new_zeros((max(sizes), *x.shape[1:])); padded[:len(x)] = x
+    x = x.detach()
+    mine = torch.tensor([len(x)], device=x.device)
+    sizes = [torch.empty_like(mine) for _ in range(processes)]
+    dist.all_gather(sizes, mine)
+    sizes = [int(s) for s in sizes]
+    padded = x.new_zeros((max(sizes), *x.shape[1:]))
+    padded[: len(x)] = x
     parts = [torch.empty_like(padded) for _ in range(processes)]
     dist.all_gather(parts, padded)
     return [p[:n] for p, n in zip(parts, sizes)]
 
+
 def _gathered(x):
     "(rows of all, position of this process's first row), without gradients"
     parts = _parts(x)
-    return torch.cat(parts), sum(map(len, parts[:world()[0]]))
+    return torch.cat(parts), sum(map(len, parts[: world()[0]]))
+
 
 class _Gather(torch.autograd.Function):
     @staticmethod
@@ -69,87 +93,134 @@ class _Gather(torch.autograd.Function):
         whole, first = _gathered(x)
         ctx.mine = slice(first, first + len(x))
         return whole
+
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        grad = grad.clone(memory_format=torch.contiguous_format); dist.all_reduce(grad)
+        grad = grad.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(grad)
         return grad[ctx.mine]
+
 
 class _Total(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
-        x = x.clone(memory_format=torch.contiguous_format); dist.all_reduce(x)
+        x = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(x)
         return x
+
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad): return grad
+    def backward(ctx, grad):
+        return grad
+
 
 def gather(
-    x:Tensor, # [n, ...] rows of this process; n may differ between processes, the rest of the shape may not
+    # [n, ...] rows of this process; n may differ between processes, the rest of the shape may not
+    x: Tensor,
 ) -> Tensor:  # [N, ...] rows of all, in the order of the ranks
-    "Rows of all processes. Backward, each process receives for its rows the sum of the gradients of all. Every process must call it, and must call backward."
+    """Rows of all processes.
+
+    Backward, each process receives for its rows the sum of the gradients of all. Every process must
+    call it, and must call backward.
+    """
     return _Gather.apply(x) if world()[1] > 1 else x
 
+
 def once(
-    x:Tensor, # a loss that all processes compute from the same numbers
+    x: Tensor,  # a loss that all processes compute from the same numbers
 ) -> Tensor:  # the same number
-    "Let the gradients of all processes, added up, count a loss once that each of them computes in full"
+    """Let the gradients of all processes, added up, count a loss once that each of them computes in
+    full
+    """
     n = world()[1]
-    return x/n + (x - x/n).detach() if n > 1 else x
+    return x / n + (x - x / n).detach() if n > 1 else x
+
 
 def total(
-    x:Tensor, # of one shape in all processes
+    x: Tensor,  # of one shape in all processes
 ) -> Tensor:  # the sum over the processes
-    "Sum over the processes. Backward hands the gradient on as it is, which is right when all processes go on with the sum in the same way."
+    """Sum over the processes.
+
+    Backward hands the gradient on as it is, which is right when all processes go on with the sum in
+    the same way.
+    """
     return _Total.apply(x) if world()[1] > 1 else x
 
 # %% ../nbs/06b_processes.ipynb #model
 def same_start(
-    module:nn.Module, # parameters and buffers are changed in place
+    module: nn.Module,  # parameters and buffers are changed in place
 ):
     "Give all processes the parameters and buffers of process 0"
-    if world()[1] == 1: return
+    if world()[1] == 1:
+        return
     with torch.no_grad():
         for x in [*module.parameters(), *module.buffers()]:
-            y = x.detach().contiguous(); dist.broadcast(y, 0); x.copy_(y)
+            y = x.detach().contiguous()
+            dist.broadcast(y, 0)
+            x.copy_(y)
+
 
 def sum_gradients(
-    module:nn.Module, # its .grad are changed in place
+    module: nn.Module,  # its .grad are changed in place
 ):
     "Add up the gradients of all processes, in one message for each type of number"
-    if world()[1] == 1: return
+    if world()[1] == 1:
+        return
     grads = [w.grad for w in module.parameters() if w.grad is not None]
     for dtype in dict.fromkeys(g.dtype for g in grads):  # in the same order everywhere
         some = [g for g in grads if g.dtype == dtype]
-        flat = torch.cat([g.reshape(-1) for g in some]); dist.all_reduce(flat)
-        for g, part in zip(some, flat.split([g.numel() for g in some])): g.copy_(part.view(g.shape))
+        flat = torch.cat([g.reshape(-1) for g in some])
+        dist.all_reduce(flat)
+        for g, part in zip(some, flat.split([g.numel() for g in some])):
+            g.copy_(part.view(g.shape))
+
 
 def _batch_norm(norm, x):
     "Batch normalisation with the statistics of the rows of all processes"
-    if not norm.training: return type(norm).forward(norm, x)
-    dims = [d for d in range(x.ndim) if d != 1]; c = x.shape[1]
+    if not norm.training:
+        return type(norm).forward(norm, x)
+    dims = [d for d in range(x.ndim) if d != 1]
+    c = x.shape[1]
     var, mean = torch.var_mean(x.float(), dims, correction=0)
-    each = gather(torch.cat([var.new_tensor([x.numel()/c]), mean, var])[None])  # one row a process
-    n, means, variances = each[:, :1], each[:, 1:c + 1], each[:, c + 1:]
-    count = n.sum(); mean = (n*means).sum(0)/count
-    var = (n*(variances + (means - mean)**2)).sum(0)/count
+    # one row a process
+    each = gather(torch.cat([var.new_tensor([x.numel() / c]), mean, var])[None])
+    n, means, variances = each[:, :1], each[:, 1 : c + 1], each[:, c + 1 :]
+    count = n.sum()
+    mean = (n * means).sum(0) / count
+    var = (n * (variances + (means - mean) ** 2)).sum(0) / count
     if norm.track_running_stats:
         with torch.no_grad():
             norm.num_batches_tracked += 1
-            rate = 1/int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
-            norm.running_mean.lerp_(mean, rate); norm.running_var.lerp_(var*count/(count - 1), rate)
-    scale = (var + norm.eps).rsqrt(); shift = -mean*scale
-    if norm.affine: scale, shift = scale*norm.weight, shift*norm.weight + norm.bias
+            rate = 1 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+            norm.running_mean.lerp_(mean, rate)
+            norm.running_var.lerp_(var * count / (count - 1), rate)
+    scale = (var + norm.eps).rsqrt()
+    shift = -mean * scale
+    if norm.affine:
+        scale, shift = scale * norm.weight, shift * norm.weight + norm.bias
     shape = [-1 if d == 1 else 1 for d in range(x.ndim)]
-    return (x*scale.view(shape) + shift.view(shape)).to(x.dtype)
+    return (x * scale.view(shape) + shift.view(shape)).to(x.dtype)
+
 
 @contextlib.contextmanager
 def synced_batch_norm(
-    module:nn.Module, # any; its batch norm layers compute over all processes inside the `with`
+    # any; its batch norm layers compute over all processes inside the `with`
+    module: nn.Module,
 ) -> Iterator[None]:
-    "Batch statistics of the whole batch, wherever its rows are. Every process must run the module, forward and backward."
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)] if world()[1] > 1 else []
-    for m in norms: m.forward = functools.partial(_batch_norm, m)
-    try: yield
+    """Batch statistics of the whole batch, wherever its rows are.
+
+    Every process must run the module, forward and backward.
+    """
+    norms = (
+        [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        if world()[1] > 1
+        else []
+    )
+    for m in norms:
+        m.forward = functools.partial(_batch_norm, m)
+    try:
+        yield
     finally:
-        for m in norms: del m.forward
+        for m in norms:
+            del m.forward

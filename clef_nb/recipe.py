@@ -18,97 +18,221 @@ from .towers import encode_tokens, tokenize
 
 # %% ../nbs/14d_recipe.ipynb #recipe
 RECIPE = dict(
-    model=dict(name='ViT-B-16-quickgelu', pretrained='openai'),   # for `load_model`
-    size=224,                                                     # of `frame_cache`
-    pretrain=dict(positives='activity', image_pairs=True, activity_texts=True, steps=2000, batch_size=256, lr=1e-5, weight_decay=.05, temperature=.1,
-                  augmentation=dict(scale=(.7, 1.), rotate=12.), freeze=('token_embedding',), chunk=64, checkpoint_every=200),
-    align=dict(names=True, descriptions=True, steps=4000, batch_size=128, lr=1e-5, weight_decay=.05, max_pos_weight=5.,
-               augmentation=dict(scale=(.85, 1.), rotate=8.), freeze=('token_embedding',), chunk=64, checkpoint_every=200),
-    epochs=dict(bp4d=5, bp4d_plus=5, disfa=5, rafdb=20, affectnet=5, ferplus=20))  # passes over the training images, where `steps` of BP4D do not suit
+    model=dict(name='ViT-B-16-quickgelu', pretrained='openai'),  # for `load_model`
+    size=224,  # of `frame_cache`
+    pretrain=dict(
+        positives='activity',
+        image_pairs=True,
+        activity_texts=True,
+        steps=2000,
+        batch_size=256,
+        lr=1e-5,
+        weight_decay=0.05,
+        temperature=0.1,
+        augmentation=dict(scale=(0.7, 1.0), rotate=12.0),
+        freeze=('token_embedding',),
+        chunk=64,
+        checkpoint_every=200,
+    ),
+    align=dict(
+        names=True,
+        descriptions=True,
+        steps=4000,
+        batch_size=128,
+        lr=1e-5,
+        weight_decay=0.05,
+        max_pos_weight=5.0,
+        augmentation=dict(scale=(0.85, 1.0), rotate=8.0),
+        freeze=('token_embedding',),
+        chunk=64,
+        checkpoint_every=200,
+    ),
+    # passes over the training images, where `steps` of BP4D do not suit
+    epochs=dict(bp4d=5, bp4d_plus=5, disfa=5, rafdb=20, affectnet=5, ferplus=20),
+)
 
 # %% ../nbs/14d_recipe.ipynb #flops
 def _towers(name):
     "Towers of open_clip as the device or mode around makes them, without weights"
     config = open_clip.get_model_config(name)
-    if config is None or config.get('custom_text'): raise ValueError(f'{name!r} is no CLIP of open_clip with plain text towers; see open_clip.list_models()')
+    if config is None or config.get('custom_text'):
+        raise ValueError(
+            f'{name!r} is no CLIP of open_clip with plain text towers; see open_clip.list_models()'
+        )
     return open_clip.CLIP(**config).train()
 
-def _tokens(texts): return tuple(tokenize(nn.Module(), list(texts)).shape) if texts else None      # CLIP's tokenizer needs no weights
+
+# CLIP's tokenizer needs no weights
+def _tokens(texts):
+    return tuple(tokenize(nn.Module(), list(texts)).shape) if texts else None
+
 
 def _picture(model, n):
-    size = model.visual.image_size; h, w = (size, size) if isinstance(size, int) else size
+    size = model.visual.image_size
+    h, w = (size, size) if isinstance(size, int) else size
     return torch.empty(n, 3, h, w)
+
 
 @lru_cache
 def count_flops(
-    model_name:str,             # a CLIP in `open_clip.list_models()`
-    texts:tuple[str, ...]=(),   # texts that are encoded together; none for the image tower alone
-) -> dict[str, int]:            # image_forward, image_backward: of one image; text_forward, text_backward: of all texts
-    "Floating-point operations of products and convolutions, two for each multiplication with its addition. Raises ValueError for a model that is no CLIP of open_clip."
+    model_name: str,  # a CLIP in `open_clip.list_models()`
+    # texts that are encoded together; none for the image tower alone
+    texts: tuple[str, ...] = (),
+    # image_forward, image_backward: of one image; text_forward, text_backward: of all texts
+) -> dict[str, int]:
+    """Floating-point operations of products and convolutions, two for each multiplication with its
+    addition.
+
+    Raises ValueError for a model that is no CLIP of open_clip.
+    """
     shape = _tokens(texts)
     with torch.device('meta'):
         model, found = _towers(model_name), {}
+
         def count(what, f):
-            with FlopCounterMode(display=False) as forward: z = f()
-            with FlopCounterMode(display=False) as backward: z.sum().backward()
-            found[f'{what}_forward'], found[f'{what}_backward'] = forward.get_total_flops(), backward.get_total_flops()
+            with FlopCounterMode(display=False) as forward:
+                z = f()
+            with FlopCounterMode(display=False) as backward:
+                z.sum().backward()
+            found[f'{what}_forward'], found[f'{what}_backward'] = (
+                forward.get_total_flops(),
+                backward.get_total_flops(),
+            )
+
         count('image', lambda: model.encode_image(_picture(model, 1)))
-        if texts: count('text', lambda: encode_tokens(model, torch.zeros(shape, dtype=torch.int64)))
-        else: found |= dict(text_forward=0, text_backward=0)
+        if texts:
+            count('text', lambda: encode_tokens(model, torch.zeros(shape, dtype=torch.int64)))
+        else:
+            found |= dict(text_forward=0, text_backward=0)
     return found
 
 # %% ../nbs/14d_recipe.ipynb #memory
 def _saved(model, f):
     "Bytes that autograd keeps of `f()`, parameters left out, each storage once"
     own, seen = {p.untyped_storage()._cdata for p in model.parameters()}, {}
+
     def pack(x):
         s = x.untyped_storage()
-        if s._cdata not in own: seen[s._cdata] = (s.nbytes(), x)      # x stays, so that no other gets its address
+        # x stays, so that no other gets its address
+        if s._cdata not in own:
+            seen[s._cdata] = (s.nbytes(), x)
         return x
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x): out = f()
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        out = f()
     return sum(n for n, _ in seen.values())
+
 
 @lru_cache
 def count_memory(
-    model_name:str,             # a CLIP in `open_clip.list_models()`
-    texts:tuple[str, ...]=(),   # texts that are encoded together
-    bf16:bool=True,             # products in bfloat16, as on GPUs
-) -> dict[str, int]:            # bytes: image, of the activations of one; copies, of the image tower's weights in bfloat16; texts, of all of them with their copies; and numbers of weights: weights, words
-    "What a training keeps in memory, counted on fake tensors of the CPU. Raises ValueError as `count_flops` does."
+    model_name: str,  # a CLIP in `open_clip.list_models()`
+    texts: tuple[str, ...] = (),  # texts that are encoded together
+    bf16: bool = True,  # products in bfloat16, as on GPUs
+    # bytes: image, of the activations of one; copies, of the image tower's weights in bfloat16;
+    # texts, of all of them with their copies; and numbers of weights: weights, words
+) -> dict[str, int]:
+    """What a training keeps in memory, counted on fake tensors of the CPU.
+
+    Raises ValueError as `count_flops` does.
+    """
     shape = _tokens(texts)
     with FakeTensorMode():
         model = _towers(model_name)
+
         def kept(f):
-            with torch.autocast('cpu', torch.bfloat16, enabled=bf16): return _saved(model, f)
+            with torch.autocast('cpu', torch.bfloat16, enabled=bf16):
+                return _saved(model, f)
+
         one, two = (kept(lambda: model.encode_image(_picture(model, n))) for n in (1, 2))
-        text = kept(lambda: encode_tokens(model, torch.zeros(shape, dtype=torch.int64))) if texts else 0
-        return dict(image=two - one, copies=2*one - two, texts=text, weights=sum(p.numel() for p in model.parameters()), words=model.token_embedding.weight.numel())
+        text = (
+            kept(lambda: encode_tokens(model, torch.zeros(shape, dtype=torch.int64)))
+            if texts
+            else 0
+        )
+        return dict(
+            image=two - one,
+            copies=2 * one - two,
+            texts=text,
+            weights=sum(p.numel() for p in model.parameters()),
+            words=model.token_embedding.weight.numel(),
+        )
 
 # %% ../nbs/14d_recipe.ipynb #cost
-PEAK = pd.DataFrame([('A100', 312, 'NVIDIA A100 Tensor Core GPU, data sheet'), ('H100 SXM', 989, 'NVIDIA H100 Tensor Core GPU, data sheet (half of the rate with sparsity)'),
-                     ('RTX 4090', 165, 'NVIDIA Ada GPU architecture, white paper (accumulating in single precision)')], columns=['gpu', 'tflops', 'source']).set_index('gpu')
+PEAK = pd.DataFrame(
+    [
+        ('A100', 312, 'NVIDIA A100 Tensor Core GPU, data sheet'),
+        (
+            'H100 SXM',
+            989,
+            'NVIDIA H100 Tensor Core GPU, data sheet (half of the rate with sparsity)',
+        ),
+        (
+            'RTX 4090',
+            165,
+            'NVIDIA Ada GPU architecture, white paper (accumulating in single precision)',
+        ),
+    ],
+    columns=['gpu', 'tflops', 'source'],
+).set_index('gpu')
+
 
 def cost(
-    model_name:str,                # a CLIP in `open_clip.list_models()`
-    recipe:dict,                   # arguments of `pretrain` (`image_pairs` makes two views) or of `align`; steps, batch_size, chunk and freeze are read
-    n_images:int,                  # training images
-    texts:tuple[str, ...]=(),      # texts encoded in each step, such as the activities'
-    epochs:float|None=None,        # passes over the images, in place of the recipe's steps
-    tflops:float=312.,             # peak of the GPU, 10^12 operations a second
-    utilisation:float=.35,         # part of the peak that is reached, 0..1; an assumption until you measure it
-) -> pd.Series:                    # steps, passes, tflop_step, pflop, hours (of one GPU), memory_gb
-    "What a training costs; counted but for the utilisation. The loss, augmentation, AdamW's arithmetic and temporary tensors are left out. Raises ValueError for numbers out of range and as `count_flops` does."
+    model_name: str,  # a CLIP in `open_clip.list_models()`
+    # arguments of `pretrain` (`image_pairs` makes two views) or of `align`; steps, batch_size,
+    # chunk and freeze are read
+    recipe: dict,
+    n_images: int,  # training images
+    texts: tuple[str, ...] = (),  # texts encoded in each step, such as the activities'
+    # passes over the images, in place of the recipe's steps
+    epochs: float | None = None,
+    tflops: float = 312.0,  # peak of the GPU, 10^12 operations a second
+    # part of the peak that is reached, 0..1; an assumption until you measure it
+    utilisation: float = 0.35,
+    # steps, passes, tflop_step, pflop, hours (of one GPU), memory_gb
+) -> pd.Series:
+    """What a training costs; counted but for the utilisation.
+
+    The loss, augmentation, AdamW's arithmetic and temporary tensors are left out. Raises ValueError
+    for numbers out of range and as `count_flops` does.
+    """
     batch, chunk, frozen = recipe['batch_size'], recipe.get('chunk'), recipe.get('freeze', ())
-    if n_images < 1 or not 0 < utilisation <= 1 or not tflops > 0: raise ValueError(f'n_images is {n_images}, utilisation {utilisation} and tflops {tflops}; they must be 1 or more, above 0 up to 1, and above 0')
-    n = batch*(2 if recipe.get('image_pairs') else 1); twice = chunk is not None and chunk < n
+    if n_images < 1 or not 0 < utilisation <= 1 or not tflops > 0:
+        raise ValueError(
+            f'n_images is {n_images}, utilisation {utilisation} and tflops {tflops}; they must be 1'
+            ' or more, above 0 up to 1, and above 0'
+        )
+    n = batch * (2 if recipe.get('image_pairs') else 1)
+    twice = chunk is not None and chunk < n
     f, m = count_flops(model_name, tuple(texts)), count_memory(model_name, tuple(texts))
-    step = n*(f['image_forward']*(1 + twice) + f['image_backward']) + f['text_forward'] + f['text_backward']
-    steps = recipe['steps'] if epochs is None else math.ceil(epochs*n_images/batch)
+    step = (
+        n * (f['image_forward'] * (1 + twice) + f['image_backward'])
+        + f['text_forward']
+        + f['text_backward']
+    )
+    steps = recipe['steps'] if epochs is None else math.ceil(epochs * n_images / batch)
     still = m['words'] if 'token_embedding' in frozen else 0
-    pixels = _picture_bytes(model_name)*(batch + n)                  # and the views' copy
-    memory = 16*(m['weights'] - still) + 4*still + m['copies'] + m['texts'] + m['image']*min(chunk or n, n) + pixels
-    return pd.Series(dict(steps=steps, passes=steps*batch/n_images, tflop_step=step/1e12, pflop=steps*step/1e15, hours=steps*step/(tflops*1e12*utilisation)/3600, memory_gb=memory/1e9))
+    pixels = _picture_bytes(model_name) * (batch + n)  # and the views' copy
+    memory = (
+        16 * (m['weights'] - still)
+        + 4 * still
+        + m['copies']
+        + m['texts']
+        + m['image'] * min(chunk or n, n)
+        + pixels
+    )
+    return pd.Series(
+        dict(
+            steps=steps,
+            passes=steps * batch / n_images,
+            tflop_step=step / 1e12,
+            pflop=steps * step / 1e15,
+            hours=steps * step / (tflops * 1e12 * utilisation) / 3600,
+            memory_gb=memory / 1e9,
+        )
+    )
+
 
 def _picture_bytes(name):
-    size = open_clip.get_model_config(name)['vision_cfg']['image_size']; h, w = (size, size) if isinstance(size, int) else size
-    return 3*h*w
+    size = open_clip.get_model_config(name)['vision_cfg']['image_size']
+    h, w = (size, size) if isinstance(size, int) else size
+    return 3 * h * w

@@ -24,257 +24,523 @@ from .plots import _COLOURS
 from .towers import _evaluating, embed_texts, model_input
 
 # %% ../nbs/12b_relevance.ipynb #cams
-FORMULAS = {'LayerCAM': lambda a, g: (g.relu()*a).sum(1, keepdim=True).relu(),    # activations and gradients [B, C, h, w] -> [B, 1, h, w]
-            'HiResCAM': lambda a, g: (g*a).sum(1, keepdim=True).relu()}
-RESIDUAL_LAYERS = {'layer1': 'LayerCAM', 'layer2': 'LayerCAM', 'layer3': 'HiResCAM', 'layer4': 'HiResCAM'}
+# activations and gradients [B, C, h, w] -> [B, 1, h, w]
+FORMULAS = {
+    'LayerCAM': lambda a, g: (g.relu() * a).sum(1, keepdim=True).relu(),
+    'HiResCAM': lambda a, g: (g * a).sum(1, keepdim=True).relu(),
+}
+RESIDUAL_LAYERS = {
+    'layer1': 'LayerCAM',
+    'layer2': 'LayerCAM',
+    'layer3': 'HiResCAM',
+    'layer4': 'HiResCAM',
+}
+
 
 def _scaled(maps):
     "Each map divided by its maximum; an empty one stays 0"
-    return maps/maps.amax((-2, -1), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)
+    return maps / maps.amax((-2, -1), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)
 
-def _enlarged(maps, size): return F.interpolate(maps, size, mode='bilinear', align_corners=False)
+
+def _enlarged(maps, size):
+    return F.interpolate(maps, size, mode='bilinear', align_corners=False)
+
 
 def _gradients(cosines, at):
-    "Gradients [K][...] of the sum of each column of the cosines [B, K]: rows do not touch each other in eval mode, so this is each row's own"
+    """Gradients [K][...] of the sum of each column of the cosines [B, K]: rows do not touch each
+    other in eval mode, so this is each row's own
+    """
     for k in range(cosines.shape[1]):
-        found = torch.autograd.grad(cosines[:, k].sum(), at, retain_graph=True, allow_unused=True) if cosines.requires_grad else [None]*len(at)
+        found = (
+            torch.autograd.grad(cosines[:, k].sum(), at, retain_graph=True, allow_unused=True)
+            if cosines.requires_grad
+            else [None] * len(at)
+        )
         yield [torch.zeros_like(a) if g is None else g for a, g in zip(at, found)]
+
 
 @contextlib.contextmanager
 def _outputs(visual, layers):
     "What the layers put out, by their names, while the tower runs"
     kept, hooks = {}, []
+
     def keep(name, module, _, out):
-        if not isinstance(out, Tensor) or out.ndim != 4: raise ValueError(f'{name} of {type(visual).__name__} puts out no feature map [N, C, h, w]; name a convolutional layer')
+        if not isinstance(out, Tensor) or out.ndim != 4:
+            raise ValueError(
+                f'{name} of {type(visual).__name__} puts out no feature map [N, C, h, w]; name a'
+                ' convolutional layer'
+            )
         kept[name] = out
+
     for name, formula in layers.items():
-        if formula not in FORMULAS: raise ValueError(f'the formula of {name} is {formula!r}; choose one of {", ".join(FORMULAS)}')
-        try: layer = visual.get_submodule(name)
-        except AttributeError: raise ValueError(f'{type(visual).__name__} has no layer {name!r}; it has {", ".join(n for n, _ in visual.named_children())}') from None
+        if formula not in FORMULAS:
+            raise ValueError(
+                f'the formula of {name} is {formula!r}; choose one of {", ".join(FORMULAS)}'
+            )
+        try:
+            layer = visual.get_submodule(name)
+        except AttributeError:
+            raise ValueError(
+                f'{type(visual).__name__} has no layer {name!r}; it has'
+                f' {", ".join(n for n, _ in visual.named_children())}'
+            ) from None
         hooks.append((layer, partial(keep, name)))
     hooks = [layer.register_forward_hook(f) for layer, f in hooks]
-    try: yield kept
+    try:
+        yield kept
     finally:
-        for h in hooks: h.remove()
+        for h in hooks:
+            h.remove()
+
 
 def _cams(model, x, t, layers, size):
     "Product of the layers' maps, [B, K, H, W]"
-    with _outputs(model.visual, layers) as kept: cosines = F.normalize(model.encode_image(x).float(), dim=-1) @ t.T
+    with _outputs(model.visual, layers) as kept:
+        cosines = F.normalize(model.encode_image(x).float(), dim=-1) @ t.T
     at = [kept[name] for name in layers]
-    maps = [torch.stack([_scaled(_enlarged(FORMULAS[how](a.float(), g.float()), size)) for a, g, how in zip(at, gradients, layers.values())]).prod(0) for gradients in _gradients(cosines, at)]
+    maps = [
+        torch.stack(
+            [
+                _scaled(_enlarged(FORMULAS[how](a.float(), g.float()), size))
+                for a, g, how in zip(at, gradients, layers.values())
+            ]
+        ).prod(0)
+        for gradients in _gradients(cosines, at)
+    ]
     return torch.cat(maps, 1)
 
 # %% ../nbs/12b_relevance.ipynb #attention
 def _attend(block, kept, q_x, k_x=None, v_x=None, attn_mask=None):
     "Self-attention of a block of open_clip with its weights [B, heads, n, n] appended to `kept`"
     m, (B, n, width) = block.attn, q_x.shape
-    q, k, v = F.linear(q_x, m.in_proj_weight, m.in_proj_bias).reshape(B, n, 3, m.num_heads, -1).permute(2, 0, 3, 1, 4)
-    kept.append((q @ k.transpose(-2, -1)*q.shape[-1]**-.5).softmax(-1))
+    q, k, v = (
+        F.linear(q_x, m.in_proj_weight, m.in_proj_bias)
+        .reshape(B, n, 3, m.num_heads, -1)
+        .permute(2, 0, 3, 1, 4)
+    )
+    kept.append((q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1))
     return m.out_proj((kept[-1] @ v).transpose(1, 2).reshape(B, n, width))
+
 
 @contextlib.contextmanager
 def _attentions(visual):
     "The attention of all blocks, in their order, while the tower runs"
     kept, blocks = [], visual.transformer.resblocks
-    for b in blocks: b.attention = partial(_attend, b, kept)
-    try: yield kept
+    for b in blocks:
+        b.attention = partial(_attend, b, kept)
+    try:
+        yield kept
     finally:
-        for b in blocks: del b.attention
+        for b in blocks:
+            del b.attention
+
 
 def _rollout(model, x, t, size):
     "Relevance of the patches for the pooled token, [B, K, H, W]"
     visual = model.visual
-    with _attentions(visual) as kept: cosines = F.normalize(model.encode_image(x).float(), dim=-1) @ t.T
+    with _attentions(visual) as kept:
+        cosines = F.normalize(model.encode_image(x).float(), dim=-1) @ t.T
     maps = []
     for gradients in _gradients(cosines, kept):
         R = torch.eye(kept[0].shape[-1], device=x.device)
-        for A, g in zip(kept, gradients): R = R + (g*A).relu().mean(1).float() @ R
-        row = R[:, 0, 1:] if visual.pool_type == 'tok' else R[:, 1:, 1:].mean(1) - 1/(R.shape[-1] - 1)   # less what each patch has of itself
+        for A, g in zip(kept, gradients):
+            R = R + (g * A).relu().mean(1).float() @ R
+        # less what each patch has of itself
+        row = (
+            R[:, 0, 1:]
+            if visual.pool_type == 'tok'
+            else R[:, 1:, 1:].mean(1) - 1 / (R.shape[-1] - 1)
+        )
         maps.append(_scaled(_enlarged(row.reshape(-1, 1, *visual.grid_size), size)))
     return torch.cat(maps, 1)
 
 # %% ../nbs/12b_relevance.ipynb #image-relevance
 def _way(visual, layers):
-    "How this tower is asked: a function (model, x, classes, size) -> maps. Refuses a tower of another kind"
+    """How this tower is asked: a function (model, x, classes, size) -> maps.
+
+    Refuses a tower of another kind
+    """
     blocks = getattr(getattr(visual, 'transformer', None), 'resblocks', None)
     if layers is None and blocks is not None:
-        if not all(hasattr(b, 'attention') and isinstance(getattr(b, 'attn', None), nn.MultiheadAttention) for b in blocks) or getattr(visual, 'pool_type', None) not in ('tok', 'avg') or getattr(visual, 'attn_pool', None) is not None:
-            raise ValueError(f'this {type(visual).__name__} has attention blocks or a pooling that image_relevance does not know; it knows the plain blocks of open_clip with a class token or a mean')
+        if (
+            not all(
+                hasattr(b, 'attention')
+                and isinstance(getattr(b, 'attn', None), nn.MultiheadAttention)
+                for b in blocks
+            )
+            or getattr(visual, 'pool_type', None) not in ('tok', 'avg')
+            or getattr(visual, 'attn_pool', None) is not None
+        ):
+            raise ValueError(
+                f'this {type(visual).__name__} has attention blocks or a pooling that'
+                ' image_relevance does not know; it knows the plain blocks of open_clip with a'
+                ' class token or a mean'
+            )
         return _rollout
     if layers is None and not all(hasattr(visual, name) for name in RESIDUAL_LAYERS):
-        raise ValueError(f'image_relevance knows residual towers ({", ".join(RESIDUAL_LAYERS)}) and the VisionTransformer of open_clip, not {type(visual).__name__}; name its convolutional layers in layers=')
-    if layers is not None and not layers: raise ValueError('layers is empty; name one or more, or say None')
+        raise ValueError(
+            f'image_relevance knows residual towers ({", ".join(RESIDUAL_LAYERS)}) and the'
+            f' VisionTransformer of open_clip, not {type(visual).__name__}; name its convolutional'
+            ' layers in layers='
+        )
+    if layers is not None and not layers:
+        raise ValueError('layers is empty; name one or more, or say None')
     return partial(_cams, layers=layers or RESIDUAL_LAYERS)
 
-def image_relevance(
-    model:nn.Module,          # a CLIP of open_clip
-    images:np.ndarray,        # uint8 [N, H, W, 3], an array or a memmap
-    classes:list[str]|Tensor, # K texts, or K class vectors [K, D] such as `Recogniser.classes()`
-    layers:dict[str, str]|None=None, # convolutional layer -> 'LayerCAM' or 'HiResCAM', multiplied; None for `RESIDUAL_LAYERS`, or for attention in a transformer
-    batch_size:int=32,        # images at a time
-) -> np.ndarray:              # float32 [N, K, H, W] in 0..1: the maximum of each map is 1, an empty map is 0
-    """
-    Places of each picture that raise its cosine with each text, by LayerCAM (Jiang et al. 2021) and HiResCAM (Draelos and Carin 2020) in residual towers, by
-    gradient-weighted attention (Chefer et al. 2021) in open_clip's VisionTransformer. The towers are left as they were.
 
-    Warns where maps are empty. Raises ValueError for images of another shape or type, class vectors of another size, a tower of another kind, an unknown layer or formula,
-    and relevance that is not finite; TypeError or ValueError for texts as `tokenize` does.
+def image_relevance(
+    model: nn.Module,  # a CLIP of open_clip
+    images: np.ndarray,  # uint8 [N, H, W, 3], an array or a memmap
+    # K texts, or K class vectors [K, D] such as `Recogniser.classes()`
+    classes: list[str] | Tensor,
+    # convolutional layer -> 'LayerCAM' or 'HiResCAM', multiplied; None for `RESIDUAL_LAYERS`, or
+    # for attention in a transformer
+    layers: dict[str, str] | None = None,
+    batch_size: int = 32,  # images at a time
+    # float32 [N, K, H, W] in 0..1: the maximum of each map is 1, an empty map is 0
+) -> np.ndarray:
+    """Places of each picture that raise its cosine with each text, by LayerCAM (Jiang et al. 2021)
+    and HiResCAM (Draelos and Carin 2020) in residual towers, by gradient-weighted attention
+    (Chefer et al. 2021) in open_clip's VisionTransformer.
+
+    The towers are left as they were.
+
+    Warns where maps are empty. Raises ValueError for images of another shape or type, class vectors
+    of another size, a tower of another kind, an unknown layer or formula, and relevance that is not
+    finite; TypeError or ValueError for texts as `tokenize` does.
     """
     if getattr(images, 'ndim', 0) != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
-        raise ValueError(f'images must be uint8 [N, H, W, 3], not {getattr(images, "dtype", type(images).__name__)} {list(getattr(images, "shape", []))}')
+        raise ValueError(
+            'images must be uint8 [N, H, W, 3], not'
+            f' {getattr(images, "dtype", type(images).__name__)}'
+            f' {list(getattr(images, "shape", []))}'
+        )
     way, p = _way(model.visual, layers), next(model.parameters())
-    t = F.normalize(torch.as_tensor(classes).detach().float(), dim=-1) if isinstance(classes, (Tensor, np.ndarray)) else embed_texts(model, classes)
+    t = (
+        F.normalize(torch.as_tensor(classes).detach().float(), dim=-1)
+        if isinstance(classes, (Tensor, np.ndarray))
+        else embed_texts(model, classes)
+    )
     dim = getattr(model.visual, 'output_dim', t.shape[-1])
-    if t.ndim != 2 or t.shape[1] != dim: raise ValueError(f'classes must be texts or vectors [K, {dim}], not {list(t.shape)}')
+    if t.ndim != 2 or t.shape[1] != dim:
+        raise ValueError(f'classes must be texts or vectors [K, {dim}], not {list(t.shape)}')
     out = np.zeros((len(images), len(t), *images.shape[1:3]), np.float32)
     with _evaluating(model), torch.enable_grad():
         for i in range(0, len(images), batch_size):
-            x = model_input(model, to_float(torch.from_numpy(np.array(images[i:i + batch_size])).to(p.device))).requires_grad_()
-            out[i:i + batch_size] = _scaled(way(model, x, t.to(p.device), size=images.shape[1:3]).detach()).cpu().numpy()
+            x = model_input(
+                model, to_float(torch.from_numpy(np.array(images[i : i + batch_size])).to(p.device))
+            ).requires_grad_()
+            out[i : i + batch_size] = (
+                _scaled(way(model, x, t.to(p.device), size=images.shape[1:3]).detach())
+                .cpu()
+                .numpy()
+            )
     top = out.max((-2, -1), initial=0)
-    if not np.isfinite(top).all(): i, k = np.argwhere(~np.isfinite(top))[0]; raise ValueError(f'the relevance of image {i} for class {k} is not finite; look for weights of the tower that are not')
+    if not np.isfinite(top).all():
+        i, k = np.argwhere(~np.isfinite(top))[0]
+        raise ValueError(
+            f'the relevance of image {i} for class {k} is not finite; look for weights of the tower'
+            ' that are not'
+        )
     if (empty := np.argwhere(top == 0)).size:
-        warnings.warn(f'{len(empty):,} of {top.size:,} maps are empty, the first that of image {empty[0, 0]} and class {empty[0, 1]}: no place raises this cosine', stacklevel=2)
+        warnings.warn(
+            f'{len(empty):,} of {top.size:,} maps are empty, the first that of image {empty[0, 0]}'
+            f' and class {empty[0, 1]}: no place raises this cosine',
+            stacklevel=2,
+        )
     return out
 
 # %% ../nbs/12b_relevance.ipynb #word-relevance
 def word_relevance(
-    model:nn.Module,             # a CLIP of open_clip
-    image_embeddings:np.ndarray, # [N, D], as `embed_images` returns them; their length does not matter
-    texts:list[str],             # one or more texts of one or more words
-) -> list[tuple[list[str], np.ndarray]]: # for each text its words, as they stand between spaces, and float32 [N, words]: what each adds to the cosine, with its sign
-    "Leave one word out: cosine with the text less cosine with the text without that word. Raises ValueError for a text without words, embeddings of another size, and texts that `tokenize` refuses."
-    z = torch.as_tensor(np.asarray(image_embeddings), dtype=torch.float32); dim = getattr(model.visual, 'output_dim', z.shape[-1])
-    if z.ndim != 2 or z.shape[1] != dim: raise ValueError(f'image_embeddings must be [N, {dim}], not {list(z.shape)}')
-    if isinstance(texts, str) or not all(isinstance(t, str) for t in texts): raise TypeError('texts must be a list of texts')
+    model: nn.Module,  # a CLIP of open_clip
+    # [N, D], as `embed_images` returns them; their length does not matter
+    image_embeddings: np.ndarray,
+    texts: list[str],  # one or more texts of one or more words
+    # for each text its words, as they stand between spaces, and float32 [N, words]: what each adds
+    # to the cosine, with its sign
+) -> list[tuple[list[str], np.ndarray]]:
+    """Leave one word out: cosine with the text less cosine with the text without that word.
+
+    Raises ValueError for a text without words, embeddings of another size, and texts that
+    `tokenize` refuses.
+    """
+    z = torch.as_tensor(np.asarray(image_embeddings), dtype=torch.float32)
+    dim = getattr(model.visual, 'output_dim', z.shape[-1])
+    if z.ndim != 2 or z.shape[1] != dim:
+        raise ValueError(f'image_embeddings must be [N, {dim}], not {list(z.shape)}')
+    if isinstance(texts, str) or not all(isinstance(t, str) for t in texts):
+        raise TypeError('texts must be a list of texts')
     words = [t.split() for t in texts]
-    if (none := [i for i, w in enumerate(words) if not w]): raise ValueError(f'text {none[0]} has no words; write some or leave it out')
+    if none := [i for i, w in enumerate(words) if not w]:
+        raise ValueError(f'text {none[0]} has no words; write some or leave it out')
     z, out = F.normalize(z, dim=-1), []
     for w in words:
-        t = embed_texts(model, [' '.join(w), *(' '.join(w[:i] + w[i + 1:]) for i in range(len(w)))])
+        t = embed_texts(
+            model, [' '.join(w), *(' '.join(w[:i] + w[i + 1 :]) for i in range(len(w)))]
+        )
         out.append((w, (z @ (t[0] - t[1:]).T).numpy()))
     return out
 
 # %% ../nbs/12b_relevance.ipynb #truth
 def moved_region(
-    subject:Subject,     # who
-    au:int,              # FACS number of an AU that `render` can pose
-    shot:Shot=Shot(),    # nuisances, the same in both pictures
-    intensity:float=4.,  # of the AU, above 0 and up to 5, against 0
-    threshold:float=4.,  # a pixel has moved where one of its colours changes by more, of 255
-    size:int=64,         # pixels
-) -> np.ndarray:         # bool [size, size]
-    "Pixels that change when this AU alone is active: what the renderer knows and a map should find. Raises ValueError for an AU or an intensity that cannot be posed."
-    if not 0 < intensity <= 5: raise ValueError(f'intensity is {intensity}; it must lie above 0 and not above 5')
-    change = render(subject, {au: intensity}, shot, size).astype(int) - render(subject, {}, shot, size)
+    subject: Subject,  # who
+    au: int,  # FACS number of an AU that `render` can pose
+    shot: Shot = Shot(),  # nuisances, the same in both pictures
+    intensity: float = 4.0,  # of the AU, above 0 and up to 5, against 0
+    # a pixel has moved where one of its colours changes by more, of 255
+    threshold: float = 4.0,
+    size: int = 64,  # pixels
+) -> np.ndarray:  # bool [size, size]
+    """Pixels that change when this AU alone is active: what the renderer knows and a map should
+    find.
+
+    Raises ValueError for an AU or an intensity that cannot be posed.
+    """
+    if not 0 < intensity <= 5:
+        raise ValueError(f'intensity is {intensity}; it must lie above 0 and not above 5')
+    change = render(subject, {au: intensity}, shot, size).astype(int) - render(
+        subject, {}, shot, size
+    )
     return np.abs(change).max(-1) > threshold
 
+
 def relevance_inside(
-    maps:np.ndarray,   # [..., H, W], 0 or more
-    region:np.ndarray, # bool [..., H, W], for all maps or one a map
-) -> np.ndarray:       # [...], 0..1
-    "Share of each map's relevance that lies inside the region; 0 for an empty map. Raises ValueError for maps of another size, below 0 or not finite."
+    maps: np.ndarray,  # [..., H, W], 0 or more
+    region: np.ndarray,  # bool [..., H, W], for all maps or one a map
+) -> np.ndarray:  # [...], 0..1
+    """Share of each map's relevance that lies inside the region; 0 for an empty map.
+
+    Raises ValueError for maps of another size, below 0 or not finite.
+    """
     maps, region = np.asarray(maps, np.float64), np.asarray(region)
-    if maps.ndim < 2 or region.dtype != bool or maps.shape[-2:] != region.shape[-2:]: raise ValueError(f'maps and region must be [..., H, W] of one size, the region bool, not {list(maps.shape)} and {region.dtype} {list(region.shape)}')
-    if not (maps >= 0).all() or not np.isfinite(maps).all(): raise ValueError('maps has values below 0 or not finite; give what image_relevance returned')
+    if maps.ndim < 2 or region.dtype != bool or maps.shape[-2:] != region.shape[-2:]:
+        raise ValueError(
+            'maps and region must be [..., H, W] of one size, the region bool, not'
+            f' {list(maps.shape)} and {region.dtype} {list(region.shape)}'
+        )
+    if not (maps >= 0).all() or not np.isfinite(maps).all():
+        raise ValueError(
+            'maps has values below 0 or not finite; give what image_relevance returned'
+        )
     total = maps.sum((-2, -1))
-    return (maps*region).sum((-2, -1))/np.where(total > 0, total, 1)
+    return (maps * region).sum((-2, -1)) / np.where(total > 0, total, 1)
 
 # %% ../nbs/12b_relevance.ipynb #plot-relevance
 _FOR, _AGAINST, _HEAT = _COLOURS[1], _COLOURS[0], 'inferno'
 
+
 def _rows(images, maps, words, titles):
     "Check that pictures, maps and texts belong together; strengths of the words, -1..1"
     n = len(images)
-    if n == 0 or np.ndim(images) != 4 or np.shape(images)[-1] != 3 or np.asarray(images).dtype != np.uint8: raise ValueError(f'images must be uint8 [N, H, W, 3] with one picture or more, but their shape is {np.shape(images)}')
-    if np.shape(maps) != np.shape(images)[:3]: raise ValueError(f'maps must be one a picture, {list(np.shape(images)[:3])}, not {list(np.shape(maps))}; of image_relevance take maps[range(N), which class]')
-    if len(words) != n or len(titles) != n: raise ValueError(f'there are {n} pictures, {len(words)} texts and {len(titles)} titles; give one each a row')
+    if (
+        n == 0
+        or np.ndim(images) != 4
+        or np.shape(images)[-1] != 3
+        or np.asarray(images).dtype != np.uint8
+    ):
+        raise ValueError(
+            'images must be uint8 [N, H, W, 3] with one picture or more, but their shape is'
+            f' {np.shape(images)}'
+        )
+    if np.shape(maps) != np.shape(images)[:3]:
+        raise ValueError(
+            f'maps must be one a picture, {list(np.shape(images)[:3])}, not {list(np.shape(maps))};'
+            ' of image_relevance take maps[range(N), which class]'
+        )
+    if len(words) != n or len(titles) != n:
+        raise ValueError(
+            f'there are {n} pictures, {len(words)} texts and {len(titles)} titles; give one each'
+            ' a row'
+        )
     out = []
     for i, (w, r) in enumerate(words):
         r = np.asarray(r, float)
-        if r.shape != (len(w),) or not np.isfinite(r).all(): raise ValueError(f'text {i} has {len(w)} words, and their relevance must be as many finite numbers, not {list(r.shape)}; of word_relevance take one picture, r[i]')
-        out.append(r/max(np.abs(r).max(initial=0), np.finfo(float).tiny))
+        if r.shape != (len(w),) or not np.isfinite(r).all():
+            raise ValueError(
+                f'text {i} has {len(w)} words, and their relevance must be as many finite numbers,'
+                f' not {list(r.shape)}; of word_relevance take one picture, r[i]'
+            )
+        out.append(r / max(np.abs(r).max(initial=0), np.finfo(float).tiny))
     return out
+
 
 def _overlay(image, heat):
     "The face in grey under its map, uint8 [H, W, 3]"
-    grey, heat = np.asarray(image, float).mean(-1, keepdims=True)*.7, np.asarray(heat)[..., None]
-    colour = plt.get_cmap(_HEAT)(.25 + .75*heat[..., 0])[..., :3]*255
-    return (grey + np.minimum(1, 1.6*heat)*.85*(colour - grey)).round().astype(np.uint8)
+    grey, heat = np.asarray(image, float).mean(-1, keepdims=True) * 0.7, np.asarray(heat)[..., None]
+    colour = plt.get_cmap(_HEAT)(0.25 + 0.75 * heat[..., 0])[..., :3] * 255
+    return (grey + np.minimum(1, 1.6 * heat) * 0.85 * (colour - grey)).round().astype(np.uint8)
 
-def _tint(strength): return [1 - abs(strength)*(1 - c) for c in (_FOR if strength > 0 else _AGAINST)]
 
-def _ink(strength): return 'w' if strength < -.9 else 'k'    # what is read better on that tint
+def _tint(strength):
+    return [1 - abs(strength) * (1 - c) for c in (_FOR if strength > 0 else _AGAINST)]
+
+
+# what is read better on that tint
+def _ink(strength):
+    return 'w' if strength < -0.9 else 'k'
 
 # %% ../nbs/12b_relevance.ipynb #plot-figure
 def plot_relevance(
-    images:np.ndarray,  # uint8 [N, H, W, 3]
-    maps:np.ndarray,    # [N, H, W] in 0..1, one a picture, of `image_relevance`
-    words:list[tuple[list[str], np.ndarray]], # one text a picture: its words, and what each adds [words], of `word_relevance`
-    titles:list[str],   # what each row is called, such as its label
-    title:str='',       # title of the figure
-) -> Figure:            # one row a picture: face, map, text
-    "Faces under their maps, beside texts with the words that matter. A word's background is its relevance over the largest of its text. Raises ValueError where pictures, maps and texts do not go together."
+    images: np.ndarray,  # uint8 [N, H, W, 3]
+    maps: np.ndarray,  # [N, H, W] in 0..1, one a picture, of `image_relevance`
+    # one text a picture: its words, and what each adds [words], of `word_relevance`
+    words: list[tuple[list[str], np.ndarray]],
+    titles: list[str],  # what each row is called, such as its label
+    title: str = '',  # title of the figure
+) -> Figure:  # one row a picture: face, map, text
+    """Faces under their maps, beside texts with the words that matter.
+
+    A word's background is its relevance over the largest of its text. Raises ValueError where
+    pictures, maps and texts do not go together.
+    """
     strengths = _rows(images, maps, words, titles)
-    fig = plt.figure(figsize=(9.5, 2), dpi=100); plt.close(fig)
-    left, line = 3.15, .24                                                                                     # inches
-    def size(text, **kw): t = fig.text(0, 0, text, **kw); width = t.get_window_extent().width/fig.dpi; t.remove(); return width
+    fig = plt.figure(figsize=(9.5, 2), dpi=100)
+    plt.close(fig)
+    # inches
+    left, line = 3.15, 0.24
+
+    def size(text, **kw):
+        t = fig.text(0, 0, text, **kw)
+        width = t.get_window_extent().width / fig.dpi
+        t.remove()
+        return width
+
     space, flows = size('a b') - size('ab'), []
-    for w, _ in words:                                                                                         # where each word stands: inches from the left, and its line
+    # where each word stands: inches from the left, and its line
+    for w, _ in words:
         x, y, flow = left, 0, []
         for word in w:
             width = size(word)
-            if x + width > 9.4 and x > left: x, y = left, y + 1
-            flow.append((x, y, width)); x += width + space + .04
+            if x + width > 9.4 and x > left:
+                x, y = left, y + 1
+            flow.append((x, y, width))
+            x += width + space + 0.04
         flows.append(flow)
-    heights = [max(1.35, .5 + line*(f[-1][1] + 1) if f else 0) for f in flows]
-    above, below = (.45 if title else .15), .75
-    total = above + sum(heights) + below; fig.set_size_inches(9.5, total)
-    def axes(x, y, w, h): return fig.add_axes([x/9.5, 1 - (y + h)/total, w/9.5, h/total])
+    heights = [max(1.35, 0.5 + line * (f[-1][1] + 1) if f else 0) for f in flows]
+    above, below = (0.45 if title else 0.15), 0.75
+    total = above + sum(heights) + below
+    fig.set_size_inches(9.5, total)
+
+    def axes(x, y, w, h):
+        return fig.add_axes([x / 9.5, 1 - (y + h) / total, w / 9.5, h / total])
+
     top = above
-    for image, heat, (w, _), strength, name, flow, height in zip(images, maps, words, strengths, titles, flows, heights):
-        for x, picture in ((.1, image), (1.5, _overlay(image, heat))):
-            ax = axes(x, top, 1.27, 1.27); ax.imshow(picture); ax.axis('off')
-        if not np.max(heat): ax.text(.5, .04, 'empty', transform=ax.transAxes, ha='center', fontsize='small', color='w')
-        fig.text(left/9.5, 1 - (top + .06)/total, name, va='top', weight='bold')
+    for image, heat, (w, _), strength, name, flow, height in zip(
+        images, maps, words, strengths, titles, flows, heights
+    ):
+        for x, picture in ((0.1, image), (1.5, _overlay(image, heat))):
+            ax = axes(x, top, 1.27, 1.27)
+            ax.imshow(picture)
+            ax.axis('off')
+        if not np.max(heat):
+            ax.text(
+                0.5, 0.04, 'empty', transform=ax.transAxes, ha='center', fontsize='small', color='w'
+            )
+        fig.text(left / 9.5, 1 - (top + 0.06) / total, name, va='top', weight='bold')
         for (x, y, width), word, s in zip(flow, w, strength):
-            fig.text(x/9.5, 1 - (top + .48 + y*line)/total, word, va='baseline', color=_ink(s), bbox=dict(fc=_tint(s), ec='none', pad=1.5))
+            fig.text(
+                x / 9.5,
+                1 - (top + 0.48 + y * line) / total,
+                word,
+                va='baseline',
+                color=_ink(s),
+                bbox=dict(fc=_tint(s), ec='none', pad=1.5),
+            )
         top += height
-    bar = axes(.1, top + .1, 2.67, .12)
-    bar.imshow(_overlay(np.full((1, 128, 3), 128), np.linspace(0, 1, 128)[None]), aspect='auto', extent=(0, 1, 0, 1))
-    bar.set(yticks=[], xticks=[0, .5, 1], xlabel='relevance of the place, 1 at its highest')
-    fig.legend(handles=[Patch(color=_tint(s), label=label) for s, label in ((1., 'brings text and face together'), (.4, 'a little'), (-1., 'keeps them apart'))],
-               loc='upper left', bbox_to_anchor=((left - .08)/9.5, 1 - (top + .03)/total), ncols=3, frameon=False, borderpad=0)
-    if title: fig.suptitle(title, y=1 - .1/total, va='top')
+    bar = axes(0.1, top + 0.1, 2.67, 0.12)
+    bar.imshow(
+        _overlay(np.full((1, 128, 3), 128), np.linspace(0, 1, 128)[None]),
+        aspect='auto',
+        extent=(0, 1, 0, 1),
+    )
+    bar.set(yticks=[], xticks=[0, 0.5, 1], xlabel='relevance of the place, 1 at its highest')
+    fig.legend(
+        handles=[
+            Patch(color=_tint(s), label=label)
+            for s, label in (
+                (1.0, 'brings text and face together'),
+                (0.4, 'a little'),
+                (-1.0, 'keeps them apart'),
+            )
+        ],
+        loc='upper left',
+        bbox_to_anchor=((left - 0.08) / 9.5, 1 - (top + 0.03) / total),
+        ncols=3,
+        frameon=False,
+        borderpad=0,
+    )
+    if title:
+        fig.suptitle(title, y=1 - 0.1 / total, va='top')
     return fig
 
 # %% ../nbs/12b_relevance.ipynb #relevance-html
 def _png(picture):
     "A picture as a data URL"
-    file = io.BytesIO(); Image.fromarray(picture).save(file, 'png', optimize=True)
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, 'png', optimize=True)
     return 'data:image/png;base64,' + base64.b64encode(file.getvalue()).decode()
+
 
 def _where(heat):
     "The middle of a map in words"
-    if not np.max(heat): return 'nothing, the map is empty'
-    y, x = ((heat.sum(1 - axis)*(np.arange(heat.shape[axis]) + .5)).sum()/heat.sum()/heat.shape[axis] for axis in (0, 1))
-    return f"most of it {('high up', 'at middle height', 'low')[int(min(y*3, 2))]}, {('to the left', 'in the middle', 'to the right')[int(min(x*3, 2))]}"
+    if not np.max(heat):
+        return 'nothing, the map is empty'
+    y, x = (
+        (heat.sum(1 - axis) * (np.arange(heat.shape[axis]) + 0.5)).sum()
+        / heat.sum()
+        / heat.shape[axis]
+        for axis in (0, 1)
+    )
+    return (
+        f'most of it {("high up", "at middle height", "low")[int(min(y * 3, 2))]},'
+        f' {("to the left", "in the middle", "to the right")[int(min(x * 3, 2))]}'
+    )
+
 
 def relevance_html(
-    images:np.ndarray,  # as in `plot_relevance`
-    maps:np.ndarray,    # as in `plot_relevance`
-    words:list[tuple[list[str], np.ndarray]], # as in `plot_relevance`
-    titles:list[str],   # as in `plot_relevance`
-) -> str:               # a <div> with a table, one row a picture; needs no other file
-    "`plot_relevance` as HTML, with pictures inside, escaped texts, descriptions of the pictures, and each word's number as its tooltip. Raises as `plot_relevance` does."
+    images: np.ndarray,  # as in `plot_relevance`
+    maps: np.ndarray,  # as in `plot_relevance`
+    words: list[tuple[list[str], np.ndarray]],  # as in `plot_relevance`
+    titles: list[str],  # as in `plot_relevance`
+) -> str:  # a <div> with a table, one row a picture; needs no other file
+    """`plot_relevance` as HTML, with pictures inside, escaped texts, descriptions of the pictures,
+    and each word's number as its tooltip.
+
+    Raises as `plot_relevance` does.
+    """
+
     def mark(word, r, s):
-        colour = ','.join(str(round(255*c)) for c in (_FOR if s > 0 else _AGAINST)); ink = '#fff' if _ink(s) == 'w' else '#000'
-        return f'<mark title="{r:+.3f}" style="background:rgba({colour},{abs(s):.2f});color:{ink};padding:0 .15em">{html.escape(word)}</mark>'
+        colour = ','.join(str(round(255 * c)) for c in (_FOR if s > 0 else _AGAINST))
+        ink = '#fff' if _ink(s) == 'w' else '#000'
+        return (
+            f'<mark title="{r:+.3f}"'
+            f' style="background:rgba({colour},{abs(s):.2f});color:{ink};padding:0'
+            f' .15em">{html.escape(word)}</mark>'
+        )
+
     rows = []
-    for image, heat, (w, r), strength, name in zip(images, maps, words, _rows(images, maps, words, titles), titles):
+    for image, heat, (w, r), strength, name in zip(
+        images, maps, words, _rows(images, maps, words, titles), titles
+    ):
         name = html.escape(str(name))
-        pictures = ''.join(f'<td style="width:128px"><img width="128" alt="{alt}" src="{_png(p)}"></td>'
-                           for p, alt in ((np.asarray(image), f'{name}: the face'), (_overlay(image, heat), f'{name}: relevance over the face, {_where(np.asarray(heat))}')))
-        rows.append(f'<tr>{pictures}<td style="text-align:left;line-height:1.7"><b>{name}</b><br>{" ".join(mark(*a) for a in zip(w, r, strength))}</td></tr>')
-    key = ' '.join(mark(text, s, s).replace(f' title="{s:+.3f}"', '') for text, s in (('brings text and face together', 1), ('keeps them apart', -1)))
-    return f'<div style="background:#fff;color:#000"><table>{"".join(rows)}</table><p>{key}</p></div>'
+        pictures = ''.join(
+            f'<td style="width:128px"><img width="128" alt="{alt}" src="{_png(p)}"></td>'
+            for p, alt in (
+                (np.asarray(image), f'{name}: the face'),
+                (
+                    _overlay(image, heat),
+                    f'{name}: relevance over the face, {_where(np.asarray(heat))}',
+                ),
+            )
+        )
+        rows.append(
+            f'<tr>{pictures}<td'
+            f' style="text-align:left;line-height:1.7"><b>{name}</b><br>{" ".join(mark(*a) for a in zip(w, r, strength))}</td></tr>'
+        )
+    key = ' '.join(
+        mark(text, s, s).replace(f' title="{s:+.3f}"', '')
+        for text, s in (('brings text and face together', 1), ('keeps them apart', -1))
+    )
+    return (
+        f'<div style="background:#fff;color:#000"><table>{"".join(rows)}</table><p>{key}</p></div>'
+    )

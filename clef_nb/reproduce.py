@@ -37,350 +37,870 @@ from .synthface import write_bp4d
 from .towers import embed_images, load_model
 
 # %% ../nbs/14_reproduce.ipynb #rows
-ROWS = {'no stage 1': None,
-        'instance pairs': dict(positives='instance', activity_texts=False),
-        'CLEF': dict(positives='activity', activity_texts=True)}
+ROWS = {
+    'no stage 1': None,
+    'instance pairs': dict(positives='instance', activity_texts=False),
+    'CLEF': dict(positives='activity', activity_texts=True),
+}
 
 # %% ../nbs/14_reproduce.ipynb #settings
 FULL = dict(n_subjects=41, frames_per_sequence=24, pretrain_steps=160, align_steps=160, n_boot=1000)
 QUICK = dict(n_subjects=12, frames_per_sequence=6, pretrain_steps=12, align_steps=20, n_boot=200)
 BATCH = 128
-_LEAKS = ['id_accuracy', 'knn_id', 'id_preference']   # what the demo shows of the leakage report
+# what the demo shows of the leakage report
+_LEAKS = ['id_accuracy', 'knn_id', 'id_preference']
 
 # %% ../nbs/14_reproduce.ipynb #twin
-def twin(root:str|Path, # folder of the miniature
-         n_subjects:int=41, # subjects
-         frames_per_sequence:int=24, # coded frames a sequence
-         seed:int=0, # of the renderer
-        ) -> Path: # the folder
-    "Write a miniature of BP4D, or reuse it. Raises ValueError when the folder holds something else."
-    root, want = Path(root), dict(n_subjects=n_subjects, frames_per_sequence=frames_per_sequence, size=64, seed=seed)
+def twin(
+    root: str | Path,  # folder of the miniature
+    n_subjects: int = 41,  # subjects
+    frames_per_sequence: int = 24,  # coded frames a sequence
+    seed: int = 0,  # of the renderer
+) -> Path:  # the folder
+    """Write a miniature of BP4D, or reuse it.
+
+    Raises ValueError when the folder holds something else.
+    """
+    root, want = (
+        Path(root),
+        dict(n_subjects=n_subjects, frames_per_sequence=frames_per_sequence, size=64, seed=seed),
+    )
     about = root / 'twin.json'
     if not root.exists():
-        try: return write_bp4d(root, **want)
+        try:
+            return write_bp4d(root, **want)
         except OSError:
-            if not about.is_file(): raise      # otherwise another process was faster
+            if not about.is_file():
+                raise  # otherwise another process was faster
     have = json.loads(about.read_text()) if about.is_file() else None
     if have is None or any(have.get(k) != v for k, v in want.items()):
-        raise ValueError(f'{root} is there already, but is {"no twin" if have is None else f"a twin of other settings ({have})"}: remove it, or choose another folder with --data')
+        raise ValueError(
+            f'{root} is there already, but is'
+            f' {"no twin" if have is None else f"a twin of other settings ({have})"}: remove it, or'
+            ' choose another folder with --data'
+        )
     return root
 
 # %% ../nbs/14_reproduce.ipynb #run-row
-def run_row(row:str, # a key of `ROWS`
-            images:np.ndarray, # uint8 [N, size, size, 3], one for each row of the table
-            table, # FrameTable with activities and labels
-            fold:tuple, # positions of the train and of the test frames
-            pretrain_steps:int=160, # stage 1
-            align_steps:int=160, # stage 2
-            n_boot:int=1000, # draws of the intervals
-            seed:int=0, # of everything
-            progress:bool=True, # show bars
-            checkpoints:str|Path|None=None, # folder in which both stages write theirs; None for none
-           ) -> dict: # 'result' (one row of the table), 'embedding', 'leakage', 'scores', 'recogniser', 'log'; with several processes, empty in all but the first
+def run_row(
+    row: str,  # a key of `ROWS`
+    images: np.ndarray,  # uint8 [N, size, size, 3], one for each row of the table
+    table,  # FrameTable with activities and labels
+    fold: tuple,  # positions of the train and of the test frames
+    pretrain_steps: int = 160,  # stage 1
+    align_steps: int = 160,  # stage 2
+    n_boot: int = 1000,  # draws of the intervals
+    seed: int = 0,  # of everything
+    progress: bool = True,  # show bars
+    # folder in which both stages write theirs; None for none
+    checkpoints: str | Path | None = None,
+    # 'result' (one row of the table), 'embedding', 'leakage', 'scores', 'recogniser',
+    # 'log'; with several processes, empty in all but the first
+) -> dict:
     "Both stages for one row of the demo. Raises ValueError for a row that does not exist."
-    if row not in ROWS: raise ValueError(f'there is no row {row!r}; choose from {list(ROWS)}')
-    train, test = fold; train_table, test_table = table.subset(train), table.subset(test)
-    model = load_model('clef-tiny', 'synthface'); logs = []
-    def file(stage): return checkpoints and Path(checkpoints) / f"{row.replace(' ', '-')}-stage{stage}.pt"
-    if ROWS[row]: logs.append(pretrain(model, images[train], train_table, steps=pretrain_steps, batch_size=BATCH, seed=seed, progress=progress, checkpoint=file(1), **ROWS[row]).assign(stage=1))
-    subject, activity = test_table.df['subject'].to_numpy(), test_table.df['activity'].to_numpy(); alone = world()[0] == 0
+    if row not in ROWS:
+        raise ValueError(f'there is no row {row!r}; choose from {list(ROWS)}')
+    train, test = fold
+    train_table, test_table = table.subset(train), table.subset(test)
+    model = load_model('clef-tiny', 'synthface')
+    logs = []
+
+    def file(stage):
+        return checkpoints and Path(checkpoints) / f'{row.replace(" ", "-")}-stage{stage}.pt'
+
+    if ROWS[row]:
+        logs.append(
+            pretrain(
+                model,
+                images[train],
+                train_table,
+                steps=pretrain_steps,
+                batch_size=BATCH,
+                seed=seed,
+                progress=progress,
+                checkpoint=file(1),
+                **ROWS[row],
+            ).assign(stage=1)
+        )
+    subject, activity = test_table.df['subject'].to_numpy(), test_table.df['activity'].to_numpy()
+    alone = world()[0] == 0
     if alone:
         z = embed_images(model, images[test])
         leakage = leakage_report(z, subject, activity, measures=_LEAKS, n_boot=n_boot, seed=seed)
-        told = activity_accuracy(embed_images(model, images[train]), train_table.df['activity'], z, activity)
-    recogniser = align(model, images[train], train_table, steps=align_steps, batch_size=BATCH, seed=seed, progress=progress, checkpoint=file(2))
-    if not alone: return {}
+        told = activity_accuracy(
+            embed_images(model, images[train]), train_table.df['activity'], z, activity
+        )
+    recogniser = align(
+        model,
+        images[train],
+        train_table,
+        steps=align_steps,
+        batch_size=BATCH,
+        seed=seed,
+        progress=progress,
+        checkpoint=file(2),
+    )
+    if not alone:
+        return {}
     logs.append(recogniser.log.assign(stage=2))
-    scores = au_scores(recogniser.predict(images[test]), test_table.label_matrix(), subject, test_table.labels, n_boot=n_boot, seed=seed)
+    scores = au_scores(
+        recogniser.predict(images[test]),
+        test_table.label_matrix(),
+        subject,
+        test_table.labels,
+        n_boot=n_boot,
+        seed=seed,
+    )
     mean, leak = scores.loc['mean'], leakage.set_index('measure')
     result = dict(row=row, activity_accuracy=told)
-    for m in ('f1', 'auroc'): result |= {m: mean[m], f'{m}_low': mean[f'{m}_low'], f'{m}_high': mean[f'{m}_high']}
-    for m in _LEAKS: result |= {m: leak.value[m], f'{m}_low': leak.low[m], f'{m}_high': leak.high[m]}
-    return dict(result={k: v if isinstance(v, str) else round(float(v), 4) for k, v in result.items()}, embedding=z, leakage=leakage, scores=scores,
-                recogniser=recogniser, log=pd.concat(logs, ignore_index=True).assign(row=row))
+    for m in ('f1', 'auroc'):
+        result |= {m: mean[m], f'{m}_low': mean[f'{m}_low'], f'{m}_high': mean[f'{m}_high']}
+    for m in _LEAKS:
+        result |= {m: leak.value[m], f'{m}_low': leak.low[m], f'{m}_high': leak.high[m]}
+    return dict(
+        result={k: v if isinstance(v, str) else round(float(v), 4) for k, v in result.items()},
+        embedding=z,
+        leakage=leakage,
+        scores=scores,
+        recogniser=recogniser,
+        log=pd.concat(logs, ignore_index=True).assign(row=row),
+    )
 
 # %% ../nbs/14_reproduce.ipynb #ceiling
-def activity_accuracy(x_train:np.ndarray, # [N, D] features of the training frames: an embedding, or AU intensities
-                      activity_train:np.ndarray, # [N] their activities
-                      x_test:np.ndarray, # [M, D] features of the test frames
-                      activity_test:np.ndarray, # [M] their activities
-                     ) -> float: # share of test frames whose activity is told; chance is one over the number of activities
-    "Accuracy of a linear model (logistic regression on standardised features) that tells the activity of unseen subjects."
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=.1, max_iter=300)).fit(x_train, activity_train)
+# [N, D] features of the training frames: an embedding, or AU intensities
+def activity_accuracy(
+    x_train: np.ndarray,
+    activity_train: np.ndarray,  # [N] their activities
+    x_test: np.ndarray,  # [M, D] features of the test frames
+    activity_test: np.ndarray,  # [M] their activities
+    # share of test frames whose activity is told; chance is one over the
+    # number of activities
+) -> float:
+    """Accuracy of a linear model (logistic regression on standardised features) that tells the
+    activity of unseen subjects.
+    """
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=300)).fit(
+        x_train, activity_train
+    )
     return float(model.score(x_test, activity_test))
 
 # %% ../nbs/14_reproduce.ipynb #table
-_COLUMNS = {'f1': 'F1', 'auroc': 'AUROC', 'id_accuracy': 'ID accuracy', 'knn_id': 'kNN-ID', 'id_preference': 'ID preference'}
+_COLUMNS = {
+    'f1': 'F1',
+    'auroc': 'AUROC',
+    'id_accuracy': 'ID accuracy',
+    'knn_id': 'kNN-ID',
+    'id_preference': 'ID preference',
+}
 
-def results_table(results:list[dict] # rows of results.json
-                 ) -> str: # text, one line a row
+
+def results_table(
+    results: list[dict],  # rows of results.json
+) -> str:  # text, one line a row
     "The table of the demo as text."
-    lines = [['stage 1', *_COLUMNS.values()]] + [[r['row'], *[f"{r[m]:.2f} [{r[f'{m}_low']:.2f}, {r[f'{m}_high']:.2f}]" for m in _COLUMNS]] for r in results]
+    lines = [['stage 1', *_COLUMNS.values()]] + [
+        [r['row'], *[f'{r[m]:.2f} [{r[f"{m}_low"]:.2f}, {r[f"{m}_high"]:.2f}]' for m in _COLUMNS]]
+        for r in results
+    ]
     widths = [max(len(l[i]) for l in lines) for i in range(len(lines[0]))]
     return '\n'.join('  '.join(c.ljust(w) for c, w in zip(l, widths)).rstrip() for l in lines)
 
 # %% ../nbs/14_reproduce.ipynb #report
 def _png(fig, format):
     import matplotlib.pyplot as plt
-    buffer = io.BytesIO(); fig.savefig(buffer, format=format, dpi=100, bbox_inches='tight'); plt.close(fig)
-    return f"data:image/{format};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
-_STYLE = '''body{font:16px/1.55 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}h1{font-size:1.7rem}h2{font-size:1.2rem;margin-top:2.4rem}
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format=format, dpi=100, bbox_inches='tight')
+    plt.close(fig)
+    return f'data:image/{format};base64,{base64.b64encode(buffer.getvalue()).decode()}'
+
+
+_STYLE = """body{font:16px/1.55 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}h1{font-size:1.7rem}h2{font-size:1.2rem;margin-top:2.4rem}
 img{max-width:100%;height:auto}table{border-collapse:collapse;font-size:.9rem;display:block;overflow-x:auto}td,th{padding:.3rem .7rem;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}
-td:first-child,th:first-child{text-align:left}small{color:#666}.note{background:#fff6e0;padding:.6rem 1rem;border-left:4px solid #e69f00}figcaption{color:#555;font-size:.9rem}figure{margin:1rem 0}'''
+td:first-child,th:first-child{text-align:left}small{color:#666}.note{background:#fff6e0;padding:.6rem 1rem;border-left:4px solid #e69f00}figcaption{color:#555;font-size:.9rem}figure{margin:1rem 0}"""
 
 # %% ../nbs/14_reproduce.ipynb #write-report
-def write_report(path:str|Path, # HTML file to write
-                 rows:dict, # name of a row -> what `run_row` returned
-                 images:np.ndarray, # uint8, one for each row of the table
-                 table, # FrameTable
-                 fold:tuple, # positions of train and test
-                 about:dict, # settings to print
-                 quick:bool=False, # says so at the top
-                ) -> Path: # the file
+def write_report(
+    path: str | Path,  # HTML file to write
+    rows: dict,  # name of a row -> what `run_row` returned
+    images: np.ndarray,  # uint8, one for each row of the table
+    table,  # FrameTable
+    fold: tuple,  # positions of train and test
+    about: dict,  # settings to print
+    quick: bool = False,  # says so at the top
+) -> Path:  # the file
     "Write the report of the demo: appears in full or not at all."
     from clef_nb.plots import face_sheet, plot_au_table, plot_leakage, plot_log, umap_panels
-    train, test = fold; test_table = table.subset(test); df = test_table.df
+
+    train, test = fold
+    test_table = table.subset(test)
+    df = test_table.df
     subject, activity = df['subject'].to_numpy(), df['activity'].to_numpy()
-    wanted = [df.index[(df.subject == s) & (df.activity == a)][len(df[(df.subject == s) & (df.activity == a)]) // 2] for s in sorted(set(subject))[:4] for a in sorted(set(activity))]
+    wanted = [
+        df.index[(df.subject == s) & (df.activity == a)][
+            len(df[(df.subject == s) & (df.activity == a)]) // 2
+        ]
+        for s in sorted(set(subject))[:4]
+        for a in sorted(set(activity))
+    ]
     pictures = images[test][wanted]
     parts = []
-    def figure(fig, alt, caption, format='png'): parts.append(f'<figure><img alt="{html.escape(alt)}" src="{_png(fig, format)}"><figcaption>{html.escape(caption)}</figcaption></figure>')
-    def section(title, text): parts.append(f'<h2>{html.escape(title)}</h2><p>{html.escape(text)}</p>')
+
+    def figure(fig, alt, caption, format='png'):
+        parts.append(
+            f'<figure><img alt="{html.escape(alt)}"'
+            f' src="{_png(fig, format)}"><figcaption>{html.escape(caption)}</figcaption></figure>'
+        )
+
+    def section(title, text):
+        parts.append(f'<h2>{html.escape(title)}</h2><p>{html.escape(text)}</p>')
+
     results = [r['result'] for r in rows.values()]
-    parts.append(f'<h1>CLEF on rendered faces</h1><p>{len(set(table.subset(train).df.subject))} training subjects, {len(set(subject))} test subjects whom no stage has seen, {len(train):,} and {len(test):,} frames. '
-                 f'Brackets are 95 % intervals over test subjects; one seed ({about["seed"]}).</p>')
-    if quick: parts.append('<p class="note">This is the quick form: few subjects, few frames, few steps. It shows that everything runs; its numbers mean little. <code>clef demo</code> runs the full one.</p>')
-    parts.append('<table><tr>' + ''.join(f'<th>{c}</th>' for c in ['stage 1', *_COLUMNS.values()]) + '</tr>' + ''.join('<tr><td>' + html.escape(r['row']) + '</td>' + ''.join(
-        f"<td>{r[m]:.2f} <small>[{r[f'{m}_low']:.2f}, {r[f'{m}_high']:.2f}]</small></td>" for m in _COLUMNS) + '</tr>' for r in results) + '</table>')
-    parts.append(f'<p><small>F1 and AUROC are means over the 12 action units (of people, higher is better). ID accuracy, kNN-ID and ID preference say how much the stage-1 embedding knows about who is in the picture: chance is {1 / len(set(subject)):.2f}, {1 / len(set(subject)):.2f} and 0.50.</small></p>')
+    parts.append(
+        f'<h1>CLEF on rendered faces</h1><p>{len(set(table.subset(train).df.subject))} training'
+        f' subjects, {len(set(subject))} test subjects whom no stage has seen, {len(train):,} and'
+        f' {len(test):,} frames. Brackets are 95 % intervals over test subjects; one seed'
+        f' ({about["seed"]}).</p>'
+    )
+    if quick:
+        parts.append(
+            '<p class="note">This is the quick form: few subjects, few frames, few steps. It shows'
+            ' that everything runs; its numbers mean little. <code>clef demo</code> runs the full'
+            ' one.</p>'
+        )
+    parts.append(
+        '<table><tr>'
+        + ''.join(f'<th>{c}</th>' for c in ['stage 1', *_COLUMNS.values()])
+        + '</tr>'
+        + ''.join(
+            '<tr><td>'
+            + html.escape(r['row'])
+            + '</td>'
+            + ''.join(
+                f'<td>{r[m]:.2f} <small>[{r[f"{m}_low"]:.2f}, {r[f"{m}_high"]:.2f}]</small></td>'
+                for m in _COLUMNS
+            )
+            + '</tr>'
+            for r in results
+        )
+        + '</table>'
+    )
+    parts.append(
+        '<p><small>F1 and AUROC are means over the 12 action units (of people, higher is better).'
+        ' ID accuracy, kNN-ID and ID preference say how much the stage-1 embedding knows about who'
+        f' is in the picture: chance is {1 / len(set(subject)):.2f}, {1 / len(set(subject)):.2f}'
+        ' and 0.50.</small></p>'
+    )
     section('What the model sees', 'Test subjects in the eight activities, one frame each.')
-    figure(face_sheet(pictures, [f'{s} {a}' for s, a in zip(df.subject.iloc[wanted], df.activity.iloc[wanted])], 8), 'Rendered faces of four subjects in eight activities', 'Rows: subjects. Columns: activities T1 (joke) to T8 (bad smell).', 'jpeg')
-    section('What leaks', 'A linear probe and nearest neighbours look for the subject, in activities they were not trained on. ID preference asks which pair is more alike: one person in two activities, or two people in one. Raw pixels are the control.')
-    reports = {'raw pixels': leakage_report(raw_pixels(images[test]), subject, activity, measures=_LEAKS, n_boot=about['n_boot'])} | {k: r['leakage'] for k, r in rows.items()}
-    figure(plot_leakage(reports), 'Leakage measures per embedding, with chance', 'Dots are values, bars 95 % intervals over subjects, dashed lines chance.')
-    section('What is there to know', 'How often a linear model tells the activity of a frame of an unseen subject: ' + ', '.join(f"{r['row']} {r['activity_accuracy']:.2f}" for r in results) + f'. On the true AU intensities, which is the ceiling, {about["ceiling"]:.2f}; chance is {1 / len(set(activity)):.2f}.')
-    section('Where the frames lie', 'The embedding of the test frames after stage 1, drawn by UMAP: clusters of one subject are a leak, clusters of one activity are the aim.')
-    for name, r in rows.items(): figure(umap_panels(r['embedding'], subject, activity, df['AU12'].rename('AU12'), title=name), f'UMAP of {name} by subject, activity and AU 12', name)
-    section('Action units on unseen people', 'F1 at probability 0.5, and AUROC, which no threshold can flatter.')
-    figure(plot_au_table({k: r['scores'] for k, r in rows.items()}), 'F1 and AUROC per action unit', 'Bars are 95 % intervals over test subjects.')
+    figure(
+        face_sheet(
+            pictures,
+            [f'{s} {a}' for s, a in zip(df.subject.iloc[wanted], df.activity.iloc[wanted])],
+            8,
+        ),
+        'Rendered faces of four subjects in eight activities',
+        'Rows: subjects. Columns: activities T1 (joke) to T8 (bad smell).',
+        'jpeg',
+    )
+    section(
+        'What leaks',
+        'A linear probe and nearest neighbours look for the subject, in activities they were not'
+        ' trained on. ID preference asks which pair is more alike: one person in two activities, or'
+        ' two people in one. Raw pixels are the control.',
+    )
+    reports = {
+        'raw pixels': leakage_report(
+            raw_pixels(images[test]), subject, activity, measures=_LEAKS, n_boot=about['n_boot']
+        )
+    } | {k: r['leakage'] for k, r in rows.items()}
+    figure(
+        plot_leakage(reports),
+        'Leakage measures per embedding, with chance',
+        'Dots are values, bars 95 % intervals over subjects, dashed lines chance.',
+    )
+    section(
+        'What is there to know',
+        'How often a linear model tells the activity of a frame of an unseen subject: '
+        + ', '.join(f'{r["row"]} {r["activity_accuracy"]:.2f}' for r in results)
+        + f'. On the true AU intensities, which is the ceiling, {about["ceiling"]:.2f}; chance is'
+        f' {1 / len(set(activity)):.2f}.',
+    )
+    section(
+        'Where the frames lie',
+        'The embedding of the test frames after stage 1, drawn by UMAP: clusters of one subject are'
+        ' a leak, clusters of one activity are the aim.',
+    )
+    for name, r in rows.items():
+        figure(
+            umap_panels(r['embedding'], subject, activity, df['AU12'].rename('AU12'), title=name),
+            f'UMAP of {name} by subject, activity and AU 12',
+            name,
+        )
+    section(
+        'Action units on unseen people',
+        'F1 at probability 0.5, and AUROC, which no threshold can flatter.',
+    )
+    figure(
+        plot_au_table({k: r['scores'] for k, r in rows.items()}),
+        'F1 and AUROC per action unit',
+        'Bars are 95 % intervals over test subjects.',
+    )
     section('Learning curves', 'Loss of both stages of the CLEF row.')
     log = rows['CLEF']['log']
-    for stage in (1, 2): figure(plot_log(log[log.stage == stage].dropna(axis=1, how='all'), title=f'stage {stage}'), f'Loss of stage {stage}', f'Stage {stage}.')
+    for stage in (1, 2):
+        figure(
+            plot_log(log[log.stage == stage].dropna(axis=1, how='all'), title=f'stage {stage}'),
+            f'Loss of stage {stage}',
+            f'Stage {stage}.',
+        )
     section('Settings', 'What was run.')
-    parts.append('<table>' + ''.join(f'<tr><td>{html.escape(str(k))}</td><td>{html.escape(str(v))}</td></tr>' for k, v in about.items()) + '</table>')
-    page = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>CLEF demo</title><style>{_STYLE}</style></head><body>{"".join(parts)}</body></html>'
-    path = Path(path); tmp = path.with_suffix('.part'); tmp.write_text(page, encoding='utf-8'); os.replace(tmp, path)
+    parts.append(
+        '<table>'
+        + ''.join(
+            f'<tr><td>{html.escape(str(k))}</td><td>{html.escape(str(v))}</td></tr>'
+            for k, v in about.items()
+        )
+        + '</table>'
+    )
+    page = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport"'
+        ' content="width=device-width,initial-scale=1"><title>CLEF'
+        f' demo</title><style>{_STYLE}</style></head><body>{"".join(parts)}</body></html>'
+    )
+    path = Path(path)
+    tmp = path.with_suffix('.part')
+    tmp.write_text(page, encoding='utf-8')
+    os.replace(tmp, path)
     return path
 
 # %% ../nbs/14_reproduce.ipynb #demo
-def demo(out:str|Path='runs/demo', # folder for the results; made when missing, results of an earlier demo are replaced
-         data:str|Path|None=None, # folder of the miniature; None is data/bp4d-twin, or data/bp4d-twin-quick for the quick form
-         quick:bool=False, # few subjects, frames and steps: about a minute
-         seed:int=0, # of everything
-         progress:bool=True, # show bars
-        ) -> list[dict]: # one row a stage 1, as in results.json; with several processes, empty in all but the first
-    "Run the demo: data, both stages for each of `ROWS`, table, report, model. Killed and started again, it goes on where it was. Raises ValueError when `data` holds something else than the miniature it asks for."
-    size = QUICK if quick else FULL; out = Path(out); start = time.time()
+# folder for the results; made when missing, results of an earlier demo are replaced
+def demo(
+    out: str | Path = 'runs/demo',
+    # folder of the miniature; None is data/bp4d-twin, or data/bp4d-twin-quick for the quick
+    # form
+    data: str | Path | None = None,
+    quick: bool = False,  # few subjects, frames and steps: about a minute
+    seed: int = 0,  # of everything
+    progress: bool = True,  # show bars
+    # one row a stage 1, as in results.json; with several processes, empty in all but the
+    # first
+) -> list[dict]:
+    """Run the demo: data, both stages for each of `ROWS`, table, report, model.
+
+    Killed and started again, it goes on where it was. Raises ValueError when `data` holds something
+    else than the miniature it asks for.
+    """
+    size = QUICK if quick else FULL
+    out = Path(out)
+    start = time.time()
     data = Path(data or ('data/bp4d-twin-quick' if quick else 'data/bp4d-twin'))
-    device(); alone = world()[0] == 0
+    device()
+    alone = world()[0] == 0
     say = lambda text: print(text, flush=True) if progress and alone else None
-    say(f"Data: a miniature of BP4D with {size['n_subjects']} subjects in {data}")
+    say(f'Data: a miniature of BP4D with {size["n_subjects"]} subjects in {data}')
     with first_alone():
         table = bp4d(twin(data, size['n_subjects'], size['frames_per_sequence'], seed))
         images = frame_cache(table, 64, folder=data.parent / 'cache', progress=progress)
     _, test_table = table.fold(1)
-    inside = table.df['subject'].isin(test_table.subjects).to_numpy(); fold = np.flatnonzero(~inside), np.flatnonzero(inside)
+    inside = table.df['subject'].isin(test_table.subjects).to_numpy()
+    fold = np.flatnonzero(~inside), np.flatnonzero(inside)
     rows = {}
     for name in ROWS:
         say(f'\nRow: {name}')
-        rows[name] = run_row(name, images, table, fold, size['pretrain_steps'], size['align_steps'], size['n_boot'], seed, progress, out / 'checkpoints')
-    if not alone: return []
-    truth = [t.df[t.intensities].to_numpy(float) for t in (table.subset(p) for p in fold)]; activity = table.df['activity'].to_numpy()
+        rows[name] = run_row(
+            name,
+            images,
+            table,
+            fold,
+            size['pretrain_steps'],
+            size['align_steps'],
+            size['n_boot'],
+            seed,
+            progress,
+            out / 'checkpoints',
+        )
+    if not alone:
+        return []
+    truth = [t.df[t.intensities].to_numpy(float) for t in (table.subset(p) for p in fold)]
+    activity = table.df['activity'].to_numpy()
     ceiling = activity_accuracy(truth[0], activity[fold[0]], truth[1], activity[fold[1]])
     results = [r['result'] for r in rows.values()]
     out.mkdir(parents=True, exist_ok=True)
-    def write(name, text): (out / f'{name}.part').write_text(text, encoding='utf-8'); os.replace(out / f'{name}.part', out / name)
+
+    def write(name, text):
+        (out / f'{name}.part').write_text(text, encoding='utf-8')
+        os.replace(out / f'{name}.part', out / name)
+
     write('results.json', json.dumps(results, indent=1) + '\n')
     write('log.csv', pd.concat([r['log'] for r in rows.values()]).to_csv(index=False))
-    write('au_scores.csv', pd.concat({k: r['scores'] for k, r in rows.items()}, names=['row']).round(4).to_csv())
-    np.savez_compressed(out / 'embeddings.part.npz', **{k: r['embedding'] for k, r in rows.items()}); os.replace(out / 'embeddings.part.npz', out / 'embeddings.npz')
+    write(
+        'au_scores.csv',
+        pd.concat({k: r['scores'] for k, r in rows.items()}, names=['row']).round(4).to_csv(),
+    )
+    np.savez_compressed(out / 'embeddings.part.npz', **{k: r['embedding'] for k, r in rows.items()})
+    os.replace(out / 'embeddings.part.npz', out / 'embeddings.npz')
     table.subset(fold[1]).save(out / 'test.parquet')
     rows['CLEF']['recogniser'].save(out / 'model')
-    about = dict(quick=quick, seed=seed, fold=1, ceiling=round(ceiling, 4), data=data.name, **size, batch=BATCH, seconds=round(time.time() - start))
+    about = dict(
+        quick=quick,
+        seed=seed,
+        fold=1,
+        ceiling=round(ceiling, 4),
+        data=data.name,
+        **size,
+        batch=BATCH,
+        seconds=round(time.time() - start),
+    )
     report = write_report(out / 'report.html', rows, images, table, fold, about, quick)
     shutil.rmtree(out / 'checkpoints', ignore_errors=True)
-    say(f'\n{results_table(results)}\n\n{len(fold[1]):,} frames of {len(test_table.subjects)} subjects whom no stage has seen; 95 % intervals over subjects; seed {seed}.')
-    say('The activity of a test frame is told by a linear model on ' + ', '.join(f"{r['row']}: {r['activity_accuracy']:.2f}" for r in results) + f', the true AU intensities: {ceiling:.2f} (chance {1 / table.df.activity.nunique():.2f}).')
-    if quick: say('This was the quick form: it shows that everything runs, its numbers mean little.')
-    say(f'{time.time() - start:.0f} s. Report: {report}\nModel: {out / "model"}\nNotebooks: make lab (JupyterLab in nbs/), starting with welcome.ipynb')
+    say(
+        f'\n{results_table(results)}\n\n{len(fold[1]):,} frames of {len(test_table.subjects)}'
+        f' subjects whom no stage has seen; 95 % intervals over subjects; seed {seed}.'
+    )
+    say(
+        'The activity of a test frame is told by a linear model on '
+        + ', '.join(f'{r["row"]}: {r["activity_accuracy"]:.2f}' for r in results)
+        + f', the true AU intensities: {ceiling:.2f} (chance'
+        f' {1 / table.df.activity.nunique():.2f}).'
+    )
+    if quick:
+        say('This was the quick form: it shows that everything runs, its numbers mean little.')
+    say(
+        f'{time.time() - start:.0f} s. Report: {report}\nModel: {out / "model"}\nNotebooks: make'
+        ' lab (JupyterLab in nbs/), starting with welcome.ipynb'
+    )
     return results
 
 # %% ../nbs/14_reproduce.ipynb #read-labels
 def _parquet(path):
-    try: return pd.read_parquet(path)
-    except (pa.ArrowException, ValueError, OSError) as e: raise ValueError(f'{path} cannot be read as parquet ({str(e).splitlines()[0]}); write it anew') from e
+    try:
+        return pd.read_parquet(path)
+    except (pa.ArrowException, ValueError, OSError) as e:
+        raise ValueError(
+            f'{path} cannot be read as parquet ({str(e).splitlines()[0]}); write it anew'
+        ) from e
+
 
 def _exists(path, what):
-    if path.is_dir(): raise ValueError(f'{path} is a folder; give the file of the {what}')
-    if not path.is_file(): raise FileNotFoundError(f'{path} does not exist; give the file of the {what}')
+    if path.is_dir():
+        raise ValueError(f'{path} is a folder; give the file of the {what}')
+    if not path.is_file():
+        raise FileNotFoundError(f'{path} does not exist; give the file of the {what}')
 
-def read_labels(path:str|Path, # .parquet, of `FrameTable.save` or of your own, or .csv
-               ) -> pd.DataFrame: # one row a frame: subject, activity, and AU1, ... (0, 1, nan) where the file has them
-    "Who is in each frame, doing what. Raises FileNotFoundError, or ValueError for another kind of file, a damaged one, a column that is missing and an AU that is neither 0 nor 1 nor empty."
-    path = Path(path); _exists(path, 'table'); kind = path.suffix.lower()
-    if kind not in ('.parquet', '.csv'): raise ValueError(f'{path} is no table that can be read; give a .parquet that FrameTable.save wrote, or a .csv')
-    if kind == '.parquet': df = _parquet(path)
+
+def read_labels(
+    path: str | Path,  # .parquet, of `FrameTable.save` or of your own, or .csv
+    # one row a frame: subject, activity, and AU1, ... (0, 1, nan) where the file has
+    # them
+) -> pd.DataFrame:
+    """Who is in each frame, doing what.
+
+    Raises FileNotFoundError, or ValueError for another kind of file, a damaged one, a column that
+    is missing and an AU that is neither 0 nor 1 nor empty.
+    """
+    path = Path(path)
+    _exists(path, 'table')
+    kind = path.suffix.lower()
+    if kind not in ('.parquet', '.csv'):
+        raise ValueError(
+            f'{path} is no table that can be read; give a .parquet that FrameTable.save wrote, or a'
+            ' .csv'
+        )
+    if kind == '.parquet':
+        df = _parquet(path)
     else:
-        try: df = pd.read_csv(path, dtype={'subject': 'string', 'activity': 'string'})
-        except ValueError as e: raise ValueError(f'{path} cannot be read as CSV ({str(e).splitlines()[0]}); it needs a line of column names and commas between the cells') from e
+        try:
+            df = pd.read_csv(path, dtype={'subject': 'string', 'activity': 'string'})
+        except ValueError as e:
+            raise ValueError(
+                f'{path} cannot be read as CSV ({str(e).splitlines()[0]}); it needs a line of'
+                ' column names and commas between the cells'
+            ) from e
     if absent := next((c for c in ('subject', 'activity') if c not in df), None):
-        raise ValueError(f'{path} has no column {absent}, only {", ".join(map(str, df.columns[:8]))}{", ..." if len(df.columns) > 8 else ""}; the table needs subject and activity')
-    df = df[['subject', 'activity'] + sorted((c for c in map(str, df.columns) if re.fullmatch(r'AU\d+', c)), key=lambda c: int(c[2:]))].reset_index(drop=True)
+        raise ValueError(
+            f'{path} has no column {absent}, only'
+            f' {", ".join(map(str, df.columns[:8]))}{", ..." if len(df.columns) > 8 else ""}; the'
+            ' table needs subject and activity'
+        )
+    df = df[
+        ['subject', 'activity']
+        + sorted(
+            (c for c in map(str, df.columns) if re.fullmatch(r'AU\d+', c)), key=lambda c: int(c[2:])
+        )
+    ].reset_index(drop=True)
     for c in df.columns[2:]:
         x = pd.to_numeric(df[c], errors='coerce').astype(float)
         if (bad := ~x.isin([0, 1]) & df[c].notna()).any():
-            i = int(bad.argmax()); raise ValueError(f'{path}, row {i}: {c} is {df[c][i]}; an occurrence is 0 or 1, or empty where it is not coded')
+            i = int(bad.argmax())
+            raise ValueError(
+                f'{path}, row {i}: {c} is {df[c][i]}; an occurrence is 0 or 1, or empty where it is'
+                ' not coded'
+            )
         df[c] = x
     for c in ('subject', 'activity'):
-        if df[c].isna().any(): raise ValueError(f'{path}, row {int(df[c].isna().argmax())}: {c} is empty; fill it in, or leave the row out here and in the embeddings')
+        if df[c].isna().any():
+            raise ValueError(
+                f'{path}, row {int(df[c].isna().argmax())}: {c} is empty; fill it in, or leave the'
+                ' row out here and in the embeddings'
+            )
     return df
 
 # %% ../nbs/14_reproduce.ipynb #read-embeddings
-def read_embeddings(path:str|Path, # .npy, .npz with one array or more, or .parquet with nothing but columns of numbers
-                   ) -> dict[str, np.ndarray]: # name -> [N, D]; the name is the array's in an npz, otherwise the file's
-    "Embeddings, one row a frame. Raises FileNotFoundError, or ValueError for another kind of file, a damaged one, and what is no matrix of numbers."
-    path = Path(path); _exists(path, 'embeddings'); kind = path.suffix.lower()
+# .npy, .npz with one array or more, or .parquet with nothing but columns of numbers
+def read_embeddings(
+    path: str | Path,
+    # name -> [N, D]; the name is the array's in an npz, otherwise the file's
+) -> dict[str, np.ndarray]:
+    """Embeddings, one row a frame.
+
+    Raises FileNotFoundError, or ValueError for another kind of file, a damaged one, and what is no
+    matrix of numbers.
+    """
+    path = Path(path)
+    _exists(path, 'embeddings')
+    kind = path.suffix.lower()
     if kind == '.parquet':
         df = _parquet(path)
         if text := next((c for c in df if not pd.api.types.is_numeric_dtype(df[c])), None):
-            raise ValueError(f'{path}: column {text} holds no numbers; every column of an embedding is one of its dimensions')
+            raise ValueError(
+                f'{path}: column {text} holds no numbers; every column of an embedding is one of'
+                ' its dimensions'
+            )
         found = {path.stem: df.to_numpy(dtype=float, na_value=np.nan)}
     elif kind in ('.npy', '.npz'):
         try:
             with open(path, 'rb') as file:
                 x = np.load(file, allow_pickle=False)
                 found = {path.stem: x} if isinstance(x, np.ndarray) else {k: x[k] for k in x.files}
-        except Exception as e: raise ValueError(f'{path} cannot be read as arrays of numbers ({(str(e) or type(e).__name__).splitlines()[0]}); write it with np.save or np.savez') from e   # damaged archives raise whatever they like
-    else: raise ValueError(f'{path} holds no embeddings that can be read; give a .npy, .npz or .parquet')
-    if not found: raise ValueError(f'{path} holds no array')
+        # damaged archives raise whatever they like
+        except Exception as e:
+            raise ValueError(
+                f'{path} cannot be read as arrays of numbers'
+                f' ({(str(e) or type(e).__name__).splitlines()[0]}); write it with np.save or'
+                ' np.savez'
+            ) from e
+    else:
+        raise ValueError(
+            f'{path} holds no embeddings that can be read; give a .npy, .npz or .parquet'
+        )
+    if not found:
+        raise ValueError(f'{path} holds no array')
     for name, x in found.items():
-        if x.ndim != 2 or x.dtype.kind not in 'fiu': raise ValueError(f'{name} in {path} is {x.dtype} {list(x.shape)}; an embedding is a matrix of numbers, frames by dimensions')
+        if x.ndim != 2 or x.dtype.kind not in 'fiu':
+            raise ValueError(
+                f'{name} in {path} is {x.dtype} {list(x.shape)}; an embedding is a matrix of'
+                ' numbers, frames by dimensions'
+            )
     return found
 
 # %% ../nbs/14_reproduce.ipynb #leakage-text
 def _table(lines):
     "Columns of text, all but the first flush right"
     width = [max(map(len, c)) for c in zip(*lines)]
-    return '\n'.join('  '.join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(l, width))).rstrip() for l in lines)
+    return '\n'.join(
+        '  '.join(
+            c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(l, width))
+        ).rstrip()
+        for l in lines
+    )
 
-def leakage_text(report:pd.DataFrame, # of `leakage_report`, or the rows of `compare` for one embedding
-                ) -> str: # a table of at most 80 columns
+
+# of `leakage_report`, or the rows of `compare` for one embedding
+def leakage_text(
+    report: pd.DataFrame,
+) -> str:  # a table of at most 80 columns
     "A report, or a comparison, as text."
     from clef_nb.plots import _MEASURES
-    def number(x): return f"{round(x, 2) + 0.:{'' if 'value' in report else '+'}.2f}"   # no minus zero
+
+    # no minus zero
+    def number(x):
+        return f'{round(x, 2) + 0.0:{"" if "value" in report else "+"}.2f}'
+
     def cells(r):
         what = r.value if 'value' in report else r.difference
-        if np.isnan(what): return [_MEASURES.get(r.measure, r.measure), '-', '', '']
+        if np.isnan(what):
+            return [_MEASURES.get(r.measure, r.measure), '-', '', '']
         interval = '' if np.isnan(r.low) else f'[{number(r.low)}, {number(r.high)}]'
-        last = f'{r.chance:.2f}' if 'value' in report else 'excludes 0' if r.low > 0 or r.high < 0 else ''
-        return [_MEASURES.get(r.measure, r.measure) + (', bits' if r.measure.startswith('v_information') else ''), number(what), interval, last]
-    head = ['', 'value', '[low, high]', 'chance'] if 'value' in report else ['', 'difference', '[low, high]', '']
+        last = (
+            f'{r.chance:.2f}'
+            if 'value' in report
+            else 'excludes 0'
+            if r.low > 0 or r.high < 0
+            else ''
+        )
+        return [
+            _MEASURES.get(r.measure, r.measure)
+            + (', bits' if r.measure.startswith('v_information') else ''),
+            number(what),
+            interval,
+            last,
+        ]
+
+    head = (
+        ['', 'value', '[low, high]', 'chance']
+        if 'value' in report
+        else ['', 'difference', '[low, high]', '']
+    )
     return _table([head, *map(cells, report.itertuples(index=False))])
 
 # %% ../nbs/14_reproduce.ipynb #report-leakage
-def report_leakage(table:str|Path, # as `read_labels` takes it; or the folder of a trained run, which holds test.parquet and embeddings.npz
-                   embeddings:str|Path|None=None, # as `read_embeddings` takes it; None where `table` is such a folder
-                   out:str|Path='runs/leakage', # folder for the results; made when missing, results of an earlier report are replaced
-                   measures:list[str]|None=None, # some of the measures; None for all that the table allows
-                   n_boot:int=1000, # draws of the intervals
-                   seed:int=0, # of the draws
-                   progress:bool=True, # print the tables
-                  ) -> dict[str, pd.DataFrame]: # name of an embedding -> its `leakage_report`
-    """
-    What embeddings leak: a table for each on the screen and in OUT/leakage.csv, a figure in OUT/leakage.png and, for several embeddings, their differences from the first in OUT/compare.csv.
+# as `read_labels` takes it; or the folder of a trained run, which holds test.parquet and
+# embeddings.npz
+def report_leakage(
+    table: str | Path,
+    # as `read_embeddings` takes it; None where `table` is such a folder
+    embeddings: str | Path | None = None,
+    # folder for the results; made when missing, results of an earlier report are
+    # replaced
+    out: str | Path = 'runs/leakage',
+    # some of the measures; None for all that the table allows
+    measures: list[str] | None = None,
+    n_boot: int = 1000,  # draws of the intervals
+    seed: int = 0,  # of the draws
+    progress: bool = True,  # print the tables
+    # name of an embedding -> its `leakage_report`
+) -> dict[str, pd.DataFrame]:
+    """What embeddings leak: a table for each on the screen and in OUT/leakage.csv, a figure in
+    OUT/leakage.png and, for several embeddings, their differences from the first in
+    OUT/compare.csv.
 
-    Nothing is written before everything is computed. Raises as `read_labels`, `read_embeddings` and `leakage_report` do, and ValueError where the rows of the two files do not pair.
+    Nothing is written before everything is computed. Raises as `read_labels`, `read_embeddings` and
+    `leakage_report` do, and ValueError where the rows of the two files do not pair.
     """
     from clef_nb.plots import plot_leakage
+
     table, out = Path(table), Path(out)
     if embeddings is None:
-        if not table.is_dir(): raise ValueError(f'{table} is no folder of a trained run; give the embeddings as well, or a folder that holds test.parquet and embeddings.npz')
+        if not table.is_dir():
+            raise ValueError(
+                f'{table} is no folder of a trained run; give the embeddings as well, or a folder'
+                ' that holds test.parquet and embeddings.npz'
+            )
         table, embeddings = table / 'test.parquet', table / 'embeddings.npz'
-    if out.exists() and not out.is_dir(): raise ValueError(f'{out} is a file; name a folder for the results')
+    if out.exists() and not out.is_dir():
+        raise ValueError(f'{out} is a file; name a folder for the results')
     df, z = read_labels(table), read_embeddings(embeddings)
     au = df[df.columns[2:]] if len(df.columns) > 2 else None
     if odd := next((k for k in z if len(z[k]) != len(df)), None):
-        raise ValueError(f'{table} has {len(df):,} rows, but {odd} in {embeddings} has {len(z[odd]):,}; give one row a frame in both, in the same order')
+        raise ValueError(
+            f'{table} has {len(df):,} rows, but {odd} in {embeddings} has {len(z[odd]):,}; give one'
+            ' row a frame in both, in the same order'
+        )
     say = lambda text: print(text, flush=True) if progress else None
-    say(f"{len(df):,} frames, {df['subject'].nunique()} subjects, {df['activity'].nunique()} activities, {'no AUs' if au is None else '1 AU' if len(au.columns) == 1 else f'{len(au.columns)} AUs'}")
+    say(
+        f'{len(df):,} frames, {df["subject"].nunique()} subjects, {df["activity"].nunique()}'
+        ' activities,'
+        f' {"no AUs" if au is None else "1 AU" if len(au.columns) == 1 else f"{len(au.columns)} AUs"}'
+    )
     reports = {}
     for name, x in z.items():
         with warnings.catch_warnings(record=True) as notes:
-            warnings.simplefilter('ignore'); warnings.simplefilter('always', UserWarning)
-            try: reports[name] = leakage_report(x, df['subject'].to_numpy(), df['activity'].to_numpy(), au, measures=measures, n_boot=n_boot, seed=seed)
-            except ValueError as e: raise ValueError(f'{name} in {embeddings}: {e}') from e
-        say('\n'.join(['', name, leakage_text(reports[name]), *(textwrap.fill(f'note: {n}', 80) for n in dict.fromkeys(str(w.message) for w in notes))]))
-    files = {'leakage.csv': pd.concat({k: r for k, r in reports.items()}, names=['embedding']).reset_index('embedding').to_csv(index=False).encode()}
+            warnings.simplefilter('ignore')
+            warnings.simplefilter('always', UserWarning)
+            try:
+                reports[name] = leakage_report(
+                    x,
+                    df['subject'].to_numpy(),
+                    df['activity'].to_numpy(),
+                    au,
+                    measures=measures,
+                    n_boot=n_boot,
+                    seed=seed,
+                )
+            except ValueError as e:
+                raise ValueError(f'{name} in {embeddings}: {e}') from e
+        say(
+            '\n'.join(
+                [
+                    '',
+                    name,
+                    leakage_text(reports[name]),
+                    *(
+                        textwrap.fill(f'note: {n}', 80)
+                        for n in dict.fromkeys(str(w.message) for w in notes)
+                    ),
+                ]
+            )
+        )
+    files = {
+        'leakage.csv': (
+            pd.concat({k: r for k, r in reports.items()}, names=['embedding'])
+            .reset_index('embedding')
+            .to_csv(index=False)
+            .encode()
+        )
+    }
     if len(reports) > 1:
         differences = compare(reports)
-        for name, rows in differences.groupby('embedding', sort=False): say(f"\n{name} minus {rows['against'].iloc[0]}\n{leakage_text(rows)}")
+        for name, rows in differences.groupby('embedding', sort=False):
+            say(f'\n{name} minus {rows["against"].iloc[0]}\n{leakage_text(rows)}')
         files['compare.csv'] = differences.to_csv(index=False).encode()
-    buffer = io.BytesIO(); plot_leakage(reports, measures=measures).savefig(buffer, format='png', dpi=100, bbox_inches='tight'); files['leakage.png'] = buffer.getvalue()
+    buffer = io.BytesIO()
+    plot_leakage(reports, measures=measures).savefig(
+        buffer, format='png', dpi=100, bbox_inches='tight'
+    )
+    files['leakage.png'] = buffer.getvalue()
     out.mkdir(parents=True, exist_ok=True)
     try:
-        for name, data in files.items(): (out / f'{name}.part').write_bytes(data)
-        for name in files: os.replace(out / f'{name}.part', out / name)
+        for name, data in files.items():
+            (out / f'{name}.part').write_bytes(data)
+        for name in files:
+            os.replace(out / f'{name}.part', out / name)
     finally:
-        for name in files: (out / f'{name}.part').unlink(missing_ok=True)
-    if len(reports) == 1: (out / 'compare.csv').unlink(missing_ok=True)   # of an earlier report, and no part of this one
-    say(f"\nBrackets are 95 % intervals over subjects ({n_boot:,} draws, seed {seed}).\nWritten: {', '.join(str(out / name) for name in files)}")
+        for name in files:
+            (out / f'{name}.part').unlink(missing_ok=True)
+    # of an earlier report, and no part of this one
+    if len(reports) == 1:
+        (out / 'compare.csv').unlink(missing_ok=True)
+    say(
+        f'\nBrackets are 95 % intervals over subjects ({n_boot:,} draws, seed {seed}).\nWritten:'
+        f' {", ".join(str(out / name) for name in files)}'
+    )
     return reports
 
 # %% ../nbs/14_reproduce.ipynb #command
-def main(argv:list[str]|None=None # arguments; None takes the command line's
-        ) -> int: # exit code: 0, 1 for an error that the user can mend, 2 for wrong arguments
+def main(
+    argv: list[str] | None = None,  # arguments; None takes the command line's
+    # exit code: 0, 1 for an error that the user can mend, 2 for wrong arguments
+) -> int:
     "The command `clef`."
-    parser = argparse.ArgumentParser(prog='clef', formatter_class=argparse.RawDescriptionHelpFormatter,
-        description='CLEF: text-driven contrastive learning for facial behaviour, without subject-ID leakage.',
-        epilog='examples:\n  clef demo                     both stages on rendered faces, a table and a report, in minutes\n  clef demo --quick             the same in about a minute, to see that everything runs\n'
-               '  clef demo --out runs/seed1 --seed 1\n  torchrun --standalone --nproc_per_node 2 -m clef_nb.reproduce demo     on two processes\n  clef data list                the six data sets: licence, where to ask, layout\n  clef data check rafdb ROOT    is this copy complete?\n  clef leakage runs/demo        what the towers of the demo know about who is in the picture\n  clef leakage faces.csv z.npy  the same of your own embeddings\n  clef reproduce ablation -h    rows of the ablation table, over folds and seeds\n\nThe library is clef_nb; its notebooks are the documentation (make lab).')
+    parser = argparse.ArgumentParser(
+        prog='clef',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            'CLEF: text-driven contrastive learning for facial behaviour, without subject-ID'
+            ' leakage.'
+        ),
+        epilog=(
+            'examples:\n  clef demo                     both stages on rendered faces, a table and'
+            ' a report, in minutes\n  clef demo --quick             the same in about a minute, to'
+            ' see that everything runs\n  clef demo --out runs/seed1 --seed 1\n  torchrun'
+            ' --standalone --nproc_per_node 2 -m clef_nb.reproduce demo     on two processes\n '
+            ' clef data list                the six data sets: licence, where to ask, layout\n '
+            ' clef data check rafdb ROOT    is this copy complete?\n  clef leakage runs/demo       '
+            ' what the towers of the demo know about who is in the picture\n  clef leakage'
+            ' faces.csv z.npy  the same of your own embeddings\n  clef reproduce ablation -h   '
+            ' rows of the ablation table, over folds and seeds\n\nThe library is clef_nb; its'
+            ' notebooks are the documentation (make lab).'
+        ),
+    )
     commands = parser.add_subparsers(dest='command', metavar='command')
-    d = commands.add_parser('demo', help='train both stages on a rendered miniature of BP4D and write a report', formatter_class=argparse.RawDescriptionHelpFormatter,
-        description='Write a miniature of BP4D (or reuse it), read it as the real one is read, and train three rows on fold 1:\n'
-                    '  no stage 1       the starting weights (clef-tiny, trained as CLIP on captioned rendered faces)\n'
-                    '  instance pairs   SimCLR pairs, which encode who is in the picture\n'
-                    '  CLEF             activity descriptions: image pairs across subjects, and image against text\n'
-                    'each followed by stage 2 (action units through the texts of their names and descriptions).\nNothing is downloaded. Runs on two cores.',
-        epilog='writes OUT/report.html, results.json, au_scores.csv, log.csv, test.parquet and embeddings.npz (the test frames),\nand model/ (open it with Recogniser.load). A demo that was killed goes on where it was when it is started again.')
-    d.add_argument('--quick', action='store_true', help='few subjects, frames and steps: about a minute; the numbers mean little')
-    d.add_argument('--out', default='runs/demo', help='folder of the results (default: %(default)s)')
-    d.add_argument('--data', default=None, help='folder of the miniature (default: data/bp4d-twin, or data/bp4d-twin-quick)')
-    d.add_argument('--seed', type=int, default=0, help='seed of the data and of the training (default: %(default)s)')
-    def run(args): demo(args.out, args.data, args.quick, args.seed); leave(); return 0
+    d = commands.add_parser(
+        'demo',
+        help='train both stages on a rendered miniature of BP4D and write a report',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            'Write a miniature of BP4D (or reuse it), read it as the real one is read, and train'
+            ' three rows on fold 1:\n  no stage 1       the starting weights (clef-tiny, trained as'
+            ' CLIP on captioned rendered faces)\n  instance pairs   SimCLR pairs, which encode who'
+            ' is in the picture\n  CLEF             activity descriptions: image pairs across'
+            ' subjects, and image against text\neach followed by stage 2 (action units through the'
+            ' texts of their names and descriptions).\nNothing is downloaded. Runs on two cores.'
+        ),
+        epilog=(
+            'writes OUT/report.html, results.json, au_scores.csv, log.csv, test.parquet and'
+            ' embeddings.npz (the test frames),\nand model/ (open it with Recogniser.load). A demo'
+            ' that was killed goes on where it was when it is started again.'
+        ),
+    )
+    d.add_argument(
+        '--quick',
+        action='store_true',
+        help='few subjects, frames and steps: about a minute; the numbers mean little',
+    )
+    d.add_argument(
+        '--out', default='runs/demo', help='folder of the results (default: %(default)s)'
+    )
+    d.add_argument(
+        '--data',
+        default=None,
+        help='folder of the miniature (default: data/bp4d-twin, or data/bp4d-twin-quick)',
+    )
+    d.add_argument(
+        '--seed',
+        type=int,
+        default=0,
+        help='seed of the data and of the training (default: %(default)s)',
+    )
+
+    def run(args):
+        demo(args.out, args.data, args.quick, args.seed)
+        leave()
+        return 0
+
     d.set_defaults(run=run)
     data_parser(commands)
-    l = commands.add_parser('leakage', help='what embeddings, yours or those of a run, leak about who is in the picture', formatter_class=argparse.RawDescriptionHelpFormatter,
-        description='Measure how much embeddings know about who is in the picture, with 95 %\nintervals over subjects and chance beside every value: one table an embedding\n'
-                    'and, where there are several, their paired differences from the first.',
-        epilog='examples:\n  clef leakage runs/demo                                  the towers of a demo\n  clef leakage faces.csv z.npy                            your own embeddings\n'
-               '  clef leakage test.parquet encoders.npz --out runs/mine  several, compared\n  clef leakage faces.csv z.npy --measures id_accuracy knn_id\n\n'
-               'measures (all that the table allows, unless --measures says which):\n'
-               '  id_accuracy selectivity v_information v_information_given_activity knn_id\n  variance id_preference, and with AUs au_auroc amnesic_difference split_gap\n\n'
-               'writes OUT/leakage.csv, leakage.png and, for several embeddings, compare.csv.\nWhat each measure means: nbs/11_leakage.ipynb.')
-    l.add_argument('table', metavar='TABLE', help='.csv or .parquet, one row a frame: subject, activity and, where coded, AU1, AU2, ... as 0, 1 or empty; or the folder of a trained run with test.parquet and embeddings.npz')
-    l.add_argument('embeddings', metavar='EMBEDDINGS', nargs='?', help='.npy, .npz (several by name) or .parquet, rows as in TABLE; left out for the folder of a run')
-    l.add_argument('--out', default='runs/leakage', help='folder of the results (default: %(default)s)')
+    l = commands.add_parser(
+        'leakage',
+        help='what embeddings, yours or those of a run, leak about who is in the picture',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            'Measure how much embeddings know about who is in the picture, with 95 %\nintervals'
+            ' over subjects and chance beside every value: one table an embedding\nand, where there'
+            ' are several, their paired differences from the first.'
+        ),
+        epilog=(
+            'examples:\n  clef leakage runs/demo                                  the towers of a'
+            ' demo\n  clef leakage faces.csv z.npy                            your own embeddings\n'
+            '  clef leakage test.parquet encoders.npz --out runs/mine  several, compared\n  clef'
+            ' leakage faces.csv z.npy --measures id_accuracy knn_id\n\nmeasures (all that the table'
+            ' allows, unless --measures says which):\n  id_accuracy selectivity v_information'
+            ' v_information_given_activity knn_id\n  variance id_preference, and with AUs au_auroc'
+            ' amnesic_difference split_gap\n\nwrites OUT/leakage.csv, leakage.png and, for several'
+            ' embeddings, compare.csv.\nWhat each measure means: nbs/11_leakage.ipynb.'
+        ),
+    )
+    l.add_argument(
+        'table',
+        metavar='TABLE',
+        help=(
+            '.csv or .parquet, one row a frame: subject, activity and, where coded, AU1, AU2, ...'
+            ' as 0, 1 or empty; or the folder of a trained run with test.parquet and embeddings.npz'
+        ),
+    )
+    l.add_argument(
+        'embeddings',
+        metavar='EMBEDDINGS',
+        nargs='?',
+        help=(
+            '.npy, .npz (several by name) or .parquet, rows as in TABLE; left out for the folder of'
+            ' a run'
+        ),
+    )
+    l.add_argument(
+        '--out', default='runs/leakage', help='folder of the results (default: %(default)s)'
+    )
     l.add_argument('--measures', nargs='+', metavar='MEASURE', help='some measures instead of all')
     l.add_argument('--seed', type=int, default=0, help='seed of the draws (default: %(default)s)')
-    l.add_argument('--n-boot', type=int, default=1000, metavar='N', help='draws of subjects for the intervals (default: %(default)s)')
-    def leaks(args): report_leakage(args.table, args.embeddings, args.out, args.measures, args.n_boot, args.seed); return 0
+    l.add_argument(
+        '--n-boot',
+        type=int,
+        default=1000,
+        metavar='N',
+        help='draws of subjects for the intervals (default: %(default)s)',
+    )
+
+    def leaks(args):
+        report_leakage(args.table, args.embeddings, args.out, args.measures, args.n_boot, args.seed)
+        return 0
+
     l.set_defaults(run=leaks)
-    from clef_nb.ablation import reproduce_parser     # it stands on what this module exports
+    # it stands on what this module exports
+    from clef_nb.ablation import reproduce_parser
+
     reproduce_parser(commands)
     args = parser.parse_args(argv)
-    if args.command is None: parser.print_help(); return 0
-    try: return args.run(args)
-    except (ValueError, OSError) as e: print(f'clef: {e}', file=sys.stderr); return 1
+    if args.command is None:
+        parser.print_help()
+        return 0
+    try:
+        return args.run(args)
+    except (ValueError, OSError) as e:
+        print(f'clef: {e}', file=sys.stderr)
+        return 1
 
-if __name__ == '__main__' and not hasattr(sys, 'ps1'): sys.exit(main())      # notebooks have a prompt
+
+# notebooks have a prompt
+if __name__ == '__main__' and not hasattr(sys, 'ps1'):
+    sys.exit(main())

@@ -17,172 +17,378 @@ from .plots import _COLOURS, _figure
 def _ours(ours):
     "Our value, low and high in percent"
     columns = ['value', 'low', 'high'] if 'value' in ours else ['f1', 'f1_low', 'f1_high']
-    if columns[0] not in ours: raise ValueError(f"ours has neither a column 'f1' nor 'value', only {', '.join(map(str, ours))}")
+    if columns[0] not in ours:
+        raise ValueError(
+            f"ours has neither a column 'f1' nor 'value', only {', '.join(map(str, ours))}"
+        )
     x = ours.reindex(columns=columns).set_axis(['value', 'low', 'high'], axis=1).astype(float)
-    if x.index.has_duplicates: raise ValueError(f'ours has two rows {x.index[x.index.duplicated()][0]!r}')
+    if x.index.has_duplicates:
+        raise ValueError(f'ours has two rows {x.index[x.index.duplicated()][0]!r}')
     if (bad := ~(x.isna() | x.ge(0) & x.le(1)).to_numpy()).any():
         i, k = np.argwhere(bad)[0]
-        raise ValueError(f'ours, {x.index[i]}, {columns[k]}: {x.iat[i, k]:g}; give shares in 0..1, they are made percent here')
-    if (bad := (x['low'] > x['high']).to_numpy()).any(): raise ValueError(f'ours, {x.index[bad.argmax()]}: the interval begins at {x["low"].iloc[bad.argmax()]:g} and ends at {x["high"].iloc[bad.argmax()]:g}')
+        raise ValueError(
+            f'ours, {x.index[i]}, {columns[k]}: {x.iat[i, k]:g}; give shares in 0..1, they are made'
+            ' percent here'
+        )
+    if (bad := (x['low'] > x['high']).to_numpy()).any():
+        raise ValueError(
+            f'ours, {x.index[bad.argmax()]}: the interval begins at {x["low"].iloc[bad.argmax()]:g}'
+            f' and ends at {x["high"].iloc[bad.argmax()]:g}'
+        )
     return 100 * x.set_axis(x.index.map(str))
+
 
 def _twin(ran_on):
     "Did ours run on a rendered twin?"
     said = set(re.findall(r'\b(real|twin)s?\b', str(ran_on).lower()))
-    if len(said) != 1: raise ValueError(f"ran_on is {ran_on!r}; say what ours ran on with either the word real or the word twin, such as 'real BP4D' or 'rendered twin of BP4D'")
+    if len(said) != 1:
+        raise ValueError(
+            f'ran_on is {ran_on!r}; say what ours ran on with either the word real or the word'
+            " twin, such as 'real BP4D' or 'rendered twin of BP4D'"
+        )
     return said == {'twin'}
+
 
 def _methods(published, methods):
     "Published table by method, in the order asked for"
-    if 'method' not in published or 'mean' not in published: raise ValueError(f"the published table needs the columns 'method' and 'mean'; it has {', '.join(map(str, published))}")
+    if 'method' not in published or 'mean' not in published:
+        raise ValueError(
+            "the published table needs the columns 'method' and 'mean'; it has"
+            f' {", ".join(map(str, published))}'
+        )
     p = published.set_index('method')
     methods = list(p.index) if methods is None else list(dict.fromkeys(methods))
-    if absent := [m for m in methods if m not in p.index]: raise ValueError(f'there is no published {absent[0]!r}; choose from {", ".join(p.index)}')
+    if absent := [m for m in methods if m not in p.index]:
+        raise ValueError(f'there is no published {absent[0]!r}; choose from {", ".join(p.index)}')
     return p.loc[methods, [c for c in p if re.fullmatch(r'AU\d+', c)] + ['mean']].astype(float)
 
+
 def _labels(ours, theirs):
-    "Labels of either side, the mean last, and what to say where our mean is over others than theirs"
+    """Labels of either side, the mean last, and what to say where our mean is over others than
+    theirs
+    """
     labels = [l for l in dict.fromkeys([*theirs.columns, *map(str, ours.index)]) if l != 'mean']
     a, b = (set(x.dropna().index) - {'mean'} for x in (ours['value'], theirs.mean()))
-    def named(x): return ' and '.join(', '.join(l for l in labels if l in x).rsplit(', ', 1))
-    other = '' if a == b or pd.isna(ours['value'].get('mean')) else 'our mean is ' + ' and '.join([f'without {named(b - a)}'] * bool(b - a) + [f'also over {named(a - b)}'] * bool(a - b))
+
+    def named(x):
+        return ' and '.join(', '.join(l for l in labels if l in x).rsplit(', ', 1))
+
+    other = (
+        ''
+        if a == b or pd.isna(ours['value'].get('mean'))
+        else 'our mean is '
+        + ' and '.join(
+            [f'without {named(b - a)}'] * bool(b - a) + [f'also over {named(a - b)}'] * bool(a - b)
+        )
+    )
     return [*labels, 'mean'], other
+
 
 def _text(r):
     "One of our rows in words"
-    return '' if pd.isna(r['value']) else f"{r['value']:.1f}" + ('' if pd.isna(r['low']) else f" [{r['low']:.1f}, {r['high']:.1f}]")
+    return (
+        ''
+        if pd.isna(r['value'])
+        else f'{r["value"]:.1f}'
+        + ('' if pd.isna(r['low']) else f' [{r["low"]:.1f}, {r["high"]:.1f}]')
+    )
 
 # %% ../nbs/12c_results.ipynb #beside-published
 def beside_published(
-    ours:pd.DataFrame,           # of `au_scores`; or index: label and 'mean', columns value, low, high; shares in 0..1
-    published:pd.DataFrame,      # of `facs.published`: 'bp4d', 'disfa' or 'bp4d_plus', in percent
-    ran_on:str,                  # what ours ran on, with the word real or the word twin: 'real BP4D', 'rendered twin of BP4D'
-    methods:list[str]|None=None, # published methods to show, in this order; None for all
-) -> pd.DataFrame:               # texts in percent; index: labels and 'mean', first column ours with its interval, then one column a method
-    "Our F1 beside published F1. Raises ValueError for a `ran_on` that says neither real nor twin, or both, an unknown method, and scores outside 0..1."
+    # of `au_scores`; or index: label and 'mean', columns value, low, high; shares in 0..1
+    ours: pd.DataFrame,
+    # of `facs.published`: 'bp4d', 'disfa' or 'bp4d_plus', in percent
+    published: pd.DataFrame,
+    # what ours ran on, with the word real or the word twin: 'real BP4D', 'rendered twin of BP4D'
+    ran_on: str,
+    methods: list[str] | None = None,  # published methods to show, in this order; None for all
+    # texts in percent; index: labels and 'mean', first column ours with its interval, then one
+    # column a method
+) -> pd.DataFrame:
+    """Our F1 beside published F1.
+
+    Raises ValueError for a `ran_on` that says neither real nor twin, or both, an unknown method,
+    and scores outside 0..1.
+    """
     _twin(ran_on)
     ours, theirs = _ours(ours), _methods(published, methods)
     labels, other = _labels(ours, theirs)
     x = theirs.T.reindex(labels)
-    out = pd.DataFrame({f'ours: {ran_on}': [_text(ours.loc[l]) if l in ours.index else '' for l in labels]}, index=pd.Index(labels, name='label'))
-    for m in x: out[m] = ['' if pd.isna(v) else f'{v:.1f}' for v in x[m]]
+    out = pd.DataFrame(
+        {f'ours: {ran_on}': [_text(ours.loc[l]) if l in ours.index else '' for l in labels]},
+        index=pd.Index(labels, name='label'),
+    )
+    for m in x:
+        out[m] = ['' if pd.isna(v) else f'{v:.1f}' for v in x[m]]
     return out.rename(index={'mean': f'mean ({other})'}) if other else out
 
 # %% ../nbs/12c_results.ipynb #plot-published
-_WARNING = (.65, .25, 0)  # a dark orange that is read well on white
+_WARNING = (0.65, 0.25, 0)  # a dark orange that is read well on white
+
 
 def _mark(ax, r, y, twin, **kw):
     "One of our values with its interval: a diamond, hollow for a twin"
-    if pd.notna(r['low']): ax.hlines(y, r['low'], r['high'], color=_COLOURS[-1], lw=1.5, zorder=3)
-    return ax.plot(r['value'], y, 'D', ms=5.5, color='w' if twin else _COLOURS[-1], mec=_COLOURS[-1], mew=1.4, zorder=4, ls='', **kw)
+    if pd.notna(r['low']):
+        ax.hlines(y, r['low'], r['high'], color=_COLOURS[-1], lw=1.5, zorder=3)
+    return ax.plot(
+        r['value'],
+        y,
+        'D',
+        ms=5.5,
+        color='w' if twin else _COLOURS[-1],
+        mec=_COLOURS[-1],
+        mew=1.4,
+        zorder=4,
+        ls='',
+        **kw,
+    )
+
 
 def _rows(ax, y, names):
     "One name a row, the first above; every other row shaded"
-    for i in y[::2]: ax.axhspan(i - .5, i + .5, color='.965', lw=0, zorder=0)
-    ax.set(yticks=y, yticklabels=names, ylim=(len(y) - .5, -.5))
-    ax.grid(axis='x', color='.9'); ax.set_axisbelow(True); sns.despine(ax=ax, left=True); ax.tick_params(axis='y', length=0)
+    for i in y[::2]:
+        ax.axhspan(i - 0.5, i + 0.5, color='.965', lw=0, zorder=0)
+    ax.set(yticks=y, yticklabels=names, ylim=(len(y) - 0.5, -0.5))
+    ax.grid(axis='x', color='.9')
+    ax.set_axisbelow(True)
+    sns.despine(ax=ax, left=True)
+    ax.tick_params(axis='y', length=0)
+
 
 def plot_published(
-    ours:pd.DataFrame,           # of `au_scores`; or index: label and 'mean', columns value, low, high; shares in 0..1
-    published:pd.DataFrame,      # of `facs.published`: 'bp4d', 'disfa' or 'bp4d_plus', in percent
-    ran_on:str,                  # what ours ran on, with the word real or the word twin: 'real BP4D', 'rendered twin of BP4D'
-    methods:list[str]|None=None, # published methods to show, in this order, six at most; None for all
-    title:str='',                # title of the figure
-) -> Figure:                     # one row a label and the mean; a line above the axes says what ran on what
-    "Our F1 with its interval beside published F1. Labels that one side lacks stay open there. Raises as `beside_published` does, and for more than six methods."
+    # of `au_scores`; or index: label and 'mean', columns value, low, high; shares in 0..1
+    ours: pd.DataFrame,
+    # of `facs.published`: 'bp4d', 'disfa' or 'bp4d_plus', in percent
+    published: pd.DataFrame,
+    # what ours ran on, with the word real or the word twin: 'real BP4D', 'rendered twin of BP4D'
+    ran_on: str,
+    # published methods to show, in this order, six at most; None for all
+    methods: list[str] | None = None,
+    title: str = '',  # title of the figure
+    # one row a label and the mean; a line above the axes says what ran on what
+) -> Figure:
+    """Our F1 with its interval beside published F1.
+
+    Labels that one side lacks stay open there. Raises as `beside_published` does, and for more than
+    six methods.
+    """
     twin, ours, theirs = _twin(ran_on), _ours(ours), _methods(published, methods)
-    if len(theirs) > 6: raise ValueError(f'{len(theirs)} published methods; six at most can be told apart, so choose with methods=')
+    if len(theirs) > 6:
+        raise ValueError(
+            f'{len(theirs)} published methods; six at most can be told apart, so choose with'
+            ' methods='
+        )
     labels, other = _labels(ours, theirs)
-    y, ours, theirs, n = np.arange(len(labels)), ours.reindex(labels), theirs.reindex(columns=labels), len(theirs) + 1
-    fig, ax = _figure(figsize=(9, 1.5 + (.14 + .085 * n) * len(labels)), title=title)
+    y, ours, theirs, n = (
+        np.arange(len(labels)),
+        ours.reindex(labels),
+        theirs.reindex(columns=labels),
+        len(theirs) + 1,
+    )
+    fig, ax = _figure(figsize=(9, 1.5 + (0.14 + 0.085 * n) * len(labels)), title=title)
     _rows(ax, y, labels)
-    step = .8 / n
+    step = 0.8 / n
     for i, (name, row) in enumerate(theirs.iterrows()):
-        ax.plot(row, y + step * (i + 1 - (n - 1) / 2), ls='', marker='os^vPX'[i], color=_COLOURS[i], ms=6 if i < 4 else 7.5, mew=0, label=f"{name}, mean {row['mean']:.1f}")
+        ax.plot(
+            row,
+            y + step * (i + 1 - (n - 1) / 2),
+            ls='',
+            marker='os^vPX'[i],
+            color=_COLOURS[i],
+            ms=6 if i < 4 else 7.5,
+            mew=0,
+            label=f'{name}, mean {row["mean"]:.1f}',
+        )
     for k, l in enumerate(labels):
-        _mark(ax, ours.loc[l], k - step * (n - 1) / 2, twin, label=f"ours, mean {_text(ours.loc['mean']) or 'not measured'}" if k == 0 else None)
+        _mark(
+            ax,
+            ours.loc[l],
+            k - step * (n - 1) / 2,
+            twin,
+            label=f'ours, mean {_text(ours.loc["mean"]) or "not measured"}' if k == 0 else None,
+        )
         ax.text(1.01, k, _text(ours.loc[l]), transform=ax.get_yaxis_transform(), va='center')
-    ax.text(1.01, -.55, 'ours', transform=ax.get_yaxis_transform(), va='bottom')
-    ax.axhline(len(labels) - 1.5, color='.5', lw=.8)
-    said = (f'ours: {ran_on}; published: the real faces. Not comparable.' if twin else f'ours: {ran_on}; published: as printed') + (f' ({other})' if other else '')
-    ax.set_title(textwrap.fill(said, 105), loc='left', fontsize='medium', color=_WARNING if twin or other else '.3')
+    ax.text(1.01, -0.55, 'ours', transform=ax.get_yaxis_transform(), va='bottom')
+    ax.axhline(len(labels) - 1.5, color='.5', lw=0.8)
+    said = (
+        f'ours: {ran_on}; published: the real faces. Not comparable.'
+        if twin
+        else f'ours: {ran_on}; published: as printed'
+    ) + (f' ({other})' if other else '')
+    ax.set_title(
+        textwrap.fill(said, 105),
+        loc='left',
+        fontsize='medium',
+        color=_WARNING if twin or other else '.3',
+    )
     ax.set_xlabel('F1 in percent' + (', bar: 95 % interval' if ours['low'].notna().any() else ''))
     handles, names = ax.get_legend_handles_labels()
-    fig.legend([handles[-1], *handles[:-1]], [names[-1], *names[:-1]], loc='outside lower center', ncols=3, frameon=False)
+    fig.legend(
+        [handles[-1], *handles[:-1]],
+        [names[-1], *names[:-1]],
+        loc='outside lower center',
+        ncols=3,
+        frameon=False,
+    )
     return fig
 
 # %% ../nbs/12c_results.ipynb #plot-confusion
 def _ink(rgb):
     "Black or white, whichever is read better on a colour"
     c = np.asarray(rgb)[:3]
-    light = np.where(c <= .04045, c / 12.92, ((c + .055) / 1.055)**2.4) @ [.2126, .7152, .0722]
-    return 'k' if light > .18 else 'w'
+    light = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) @ [
+        0.2126,
+        0.7152,
+        0.0722,
+    ]
+    return 'k' if light > 0.18 else 'w'
+
 
 def plot_confusion(
-    confusion:pd.DataFrame, # counts, [C, C]; index: true class, columns: predicted class, in the same order
-    title:str='',           # title of the figure
-    normalise:bool=True,    # colour by the share of the true class, with percent above the counts; False colours by the counts
-) -> Figure:                # one cell a pair of classes
-    "A confusion matrix as a heat map. A class without images has an empty grey row. Raises ValueError for other counts than whole numbers from 0, and rows and columns that are not the same classes."
+    # counts, [C, C]; index: true class, columns: predicted class, in the same order
+    confusion: pd.DataFrame,
+    title: str = '',  # title of the figure
+    # colour by the share of the true class, with percent above the counts; False colours by the
+    # counts
+    normalise: bool = True,
+) -> Figure:  # one cell a pair of classes
+    """A confusion matrix as a heat map.
+
+    A class without images has an empty grey row. Raises ValueError for other counts than whole
+    numbers from 0, and rows and columns that are not the same classes.
+    """
     names, x = [str(n) for n in confusion.index], confusion.to_numpy(dtype=float)
-    if names != [str(n) for n in confusion.columns]: raise ValueError(f'rows and columns must be the same classes in the same order, but they are {", ".join(names)} and {", ".join(map(str, confusion.columns))}')
-    if not names: raise ValueError('there is no class to draw')
+    if names != [str(n) for n in confusion.columns]:
+        raise ValueError(
+            'rows and columns must be the same classes in the same order, but they are'
+            f' {", ".join(names)} and {", ".join(map(str, confusion.columns))}'
+        )
+    if not names:
+        raise ValueError('there is no class to draw')
     if (bad := ~((x >= 0) & (x == x.round()))).any():
         i, k = np.argwhere(bad)[0]
-        raise ValueError(f'{names[i]} called {names[k]}: {x[i, k]:g}; give counts, whole numbers from 0')
+        raise ValueError(
+            f'{names[i]} called {names[k]}: {x[i, k]:g}; give counts, whole numbers from 0'
+        )
     n = x.sum(1, keepdims=True)
     value = np.divide(100 * x, n, out=np.full(x.shape, np.nan), where=n > 0) if normalise else x
-    C = len(names); cell = min(.68, 8 / C)
-    fig, ax = _figure(figsize=(2.5 + cell * C, 1.1 + (.25 if title else 0) + cell * C), title=title)
-    mesh = ax.pcolormesh(np.ma.masked_invalid(value), cmap='Blues', vmin=0, vmax=100 if normalise else max(1, x.max()), edgecolors='w', lw=1)
+    C = len(names)
+    cell = min(0.68, 8 / C)
+    fig, ax = _figure(
+        figsize=(2.5 + cell * C, 1.1 + (0.25 if title else 0) + cell * C), title=title
+    )
+    mesh = ax.pcolormesh(
+        np.ma.masked_invalid(value),
+        cmap='Blues',
+        vmin=0,
+        vmax=100 if normalise else max(1, x.max()),
+        edgecolors='w',
+        lw=1,
+    )
     for (i, k), v in np.ndenumerate(value):
-        if np.isnan(v): continue
+        if np.isnan(v):
+            continue
         share = '' if not normalise or x[i, k] == 0 else '<1 %\n' if v < 1 else f'{v:.0f} %\n'
-        ax.text(k + .5, i + .5, f'{share}{x[i, k]:,.0f}', ha='center', va='center', fontsize=12 * cell, color=_ink(mesh.cmap(mesh.norm(v))))
+        ax.text(
+            k + 0.5,
+            i + 0.5,
+            f'{share}{x[i, k]:,.0f}',
+            ha='center',
+            va='center',
+            fontsize=12 * cell,
+            color=_ink(mesh.cmap(mesh.norm(v))),
+        )
     ax.set(xlim=(0, C), ylim=(C, 0), facecolor='.93', xlabel='predicted', ylabel='true (images)')
-    ax.set_xticks(np.arange(C) + .5, names, rotation=35, ha='right', rotation_mode='anchor')
-    ax.set_yticks(np.arange(C) + .5, [f'{l} ({int(k):,})' for l, k in zip(names, n[:, 0])])
-    ax.tick_params(length=0); ax.spines[:].set_visible(False)
-    fig.colorbar(mesh, ax=ax, label='percent of the true class' if normalise else 'images', shrink=.8, aspect=25).outline.set_visible(False)
+    ax.set_xticks(np.arange(C) + 0.5, names, rotation=35, ha='right', rotation_mode='anchor')
+    ax.set_yticks(np.arange(C) + 0.5, [f'{l} ({int(k):,})' for l, k in zip(names, n[:, 0])])
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    fig.colorbar(
+        mesh,
+        ax=ax,
+        label='percent of the true class' if normalise else 'images',
+        shrink=0.8,
+        aspect=25,
+    ).outline.set_visible(False)
     return fig
 
 # %% ../nbs/12c_results.ipynb #row-name
 _SWITCHES = dict(PA='pa', PI='pi', I='image_head', N='names', D='descriptions')
 
+
 def row_name(
-    row:pd.Series, # a row of `facs.published('ablation')`: init, pa, pi, image_head, names, descriptions
-) -> str:          # such as 'CLEF PA PI I N D'
+    # a row of `facs.published('ablation')`: init, pa, pi, image_head, names, descriptions
+    row: pd.Series,
+) -> str:  # such as 'CLEF PA PI I N D'
     "Name of a row of the ablation: where it began, and the switches that are on."
     return ' '.join([row['init'], *(s for s, column in _SWITCHES.items() if row[column])])
 
 # %% ../nbs/12c_results.ipynb #plot-ablation
 _ABLATED = dict(bp4d_f1='mean F1', rafdb_accuracy='accuracy')
 
+
 def plot_ablation(
-    ours:pd.DataFrame,      # index: names as `row_name` makes them, some or all; columns value, low, high (nan where there is no interval), shares in 0..1
-    published:pd.DataFrame, # of `facs.published('ablation')`, in percent
-    ran_on:str,             # what ours ran on, with the word real or the word twin: 'real BP4D', 'rendered twin of BP4D'
-    metric:str='bp4d_f1',   # 'bp4d_f1' or 'rafdb_accuracy'
-    title:str='',           # title of the figure
-) -> Figure:                # ours left, published right, each with a scale of its own; one row a setting
-    "Our ablation beside the published one. Rows that ours lacks stay open. Raises ValueError for another metric, a row that the published table does not have, and as `beside_published` does."
-    if metric not in _ABLATED: raise ValueError(f'metric must be one of {", ".join(_ABLATED)}, not {metric!r}')
-    if absent := [c for c in ('init', *_SWITCHES.values(), metric) if c not in published]: raise ValueError(f"the published table has no column {absent[0]!r}; give facs.published('ablation')")
+    # index: names as `row_name` makes them, some or all; columns value, low, high (nan where there
+    # is no interval), shares in 0..1
+    ours: pd.DataFrame,
+    published: pd.DataFrame,  # of `facs.published('ablation')`, in percent
+    # what ours ran on, with the word real or the word twin: 'real BP4D', 'rendered twin of BP4D'
+    ran_on: str,
+    metric: str = 'bp4d_f1',  # 'bp4d_f1' or 'rafdb_accuracy'
+    title: str = '',  # title of the figure
+    # ours left, published right, each with a scale of its own; one row a setting
+) -> Figure:
+    """Our ablation beside the published one.
+
+    Rows that ours lacks stay open. Raises ValueError for another metric, a row that the published
+    table does not have, and as `beside_published` does.
+    """
+    if metric not in _ABLATED:
+        raise ValueError(f'metric must be one of {", ".join(_ABLATED)}, not {metric!r}')
+    if absent := [c for c in ('init', *_SWITCHES.values(), metric) if c not in published]:
+        raise ValueError(
+            f"the published table has no column {absent[0]!r}; give facs.published('ablation')"
+        )
     twin, ours, rows = _twin(ran_on), _ours(ours), [row_name(r) for _, r in published.iterrows()]
-    if strange := [n for n in ours.index if n not in rows]: raise ValueError(f'{strange[0]!r} is no row of the published ablation; its rows are {"; ".join(rows)}')
+    if strange := [n for n in ours.index if n not in rows]:
+        raise ValueError(
+            f'{strange[0]!r} is no row of the published ablation; its rows are {"; ".join(rows)}'
+        )
     ours, theirs, y = ours.reindex(rows), published[metric].to_numpy(float), np.arange(len(rows))
-    fig, (left, right) = _figure(1, 2, figsize=(9.5, 1.3 + .3 * len(rows)), sharey=True, title=title)
+    fig, (left, right) = _figure(
+        1, 2, figsize=(9.5, 1.3 + 0.3 * len(rows)), sharey=True, title=title
+    )
     for ax in (left, right):
         _rows(ax, y, rows)
-        for k in np.flatnonzero(published['init'].to_numpy()[1:] != published['init'].to_numpy()[:-1]): ax.axhline(k + .5, color='.5', lw=.8)
+        for k in np.flatnonzero(
+            published['init'].to_numpy()[1:] != published['init'].to_numpy()[:-1]
+        ):
+            ax.axhline(k + 0.5, color='.5', lw=0.8)
     for k, n in enumerate(rows):
         _mark(left, ours.loc[n], k, twin)
-        if pd.notna(v := ours.loc[n, 'value']): left.annotate(f'{v:.1f}', (np.nanmax(ours.loc[n]), k), (7, 0), textcoords='offset points', va='center')
-        right.annotate(f'{theirs[k]:.1f}' if metric == 'bp4d_f1' else f'{theirs[k]:.2f}', (theirs[k], k), (7, 0), textcoords='offset points', va='center')
+        if pd.notna(v := ours.loc[n, 'value']):
+            left.annotate(
+                f'{v:.1f}',
+                (np.nanmax(ours.loc[n]), k),
+                (7, 0),
+                textcoords='offset points',
+                va='center',
+            )
+        right.annotate(
+            f'{theirs[k]:.1f}' if metric == 'bp4d_f1' else f'{theirs[k]:.2f}',
+            (theirs[k], k),
+            (7, 0),
+            textcoords='offset points',
+            va='center',
+        )
     right.plot(theirs, y, 'o', color=_COLOURS[0], ms=6)
     data = dict(bp4d_f1='BP4D', rafdb_accuracy='RAF-DB')[metric]
     bar = ', bar: 95 % interval' if ours['low'].notna().any() else ''
-    for ax, said, x, colour in ((left, f'ours: {ran_on}' + ', not comparable' * twin, bar, _WARNING if twin else '.3'), (right, f'published: real {data}', '', '.3')):
-        ax.margins(x=.18); ax.set_title(textwrap.fill(said, 58), loc='left', fontsize='medium', color=colour)
+    for ax, said, x, colour in (
+        (left, f'ours: {ran_on}' + ', not comparable' * twin, bar, _WARNING if twin else '.3'),
+        (right, f'published: real {data}', '', '.3'),
+    ):
+        ax.margins(x=0.18)
+        ax.set_title(textwrap.fill(said, 58), loc='left', fontsize='medium', color=colour)
         ax.set_xlabel(f'{_ABLATED[metric]} in percent{x}')
     return fig

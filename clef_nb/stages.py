@@ -19,312 +19,662 @@ from .batches import ActivityBatches, ShuffledBatches, augment, augment_draws, t
 from .erasure import IdentityAdversary
 from .facs import _label_rows, description_texts, name_texts
 from .frames import FrameTable
-from .losses import au_loss, expression_loss, image_text, multi_positive_loss, name_description, positive_weights, supcon
+from clef_nb.losses import (
+    au_loss,
+    expression_loss,
+    image_text,
+    multi_positive_loss,
+    name_description,
+    positive_weights,
+    supcon,
+)
 from .processes import _gathered, device, gather, once, total, world
-from .towers import _atomic, _evaluating, embed_images, embed_texts, encode_tokens, load_model, model_input, save_model, tokenize
+from clef_nb.towers import (
+    _atomic,
+    _evaluating,
+    embed_images,
+    embed_texts,
+    encode_tokens,
+    load_model,
+    model_input,
+    save_model,
+    tokenize,
+)
 from .training import check_chunk, has_bf16, in_chunks, train as _train
 
 # %% ../nbs/09_stages.ipynb #step
 def _checked(images, table, steps, batch_size):
     "Images and table belong together"
-    if len(images) != len(table): raise ValueError(f'there are {len(images):,} images and {len(table):,} rows in the table; give one image a row, in the same order')
-    if len(images) == 0: raise ValueError('the table is empty; there is nothing to train on')
-    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8: raise ValueError(f'images must be uint8 [N, H, W, 3], not {images.dtype} {list(images.shape)}')
-    if steps < 1 or batch_size < 2: raise ValueError(f'steps is {steps} and batch_size {batch_size}; they must be at least 1 and 2')
+    if len(images) != len(table):
+        raise ValueError(
+            f'there are {len(images):,} images and {len(table):,} rows in the table; give one image'
+            ' a row, in the same order'
+        )
+    if len(images) == 0:
+        raise ValueError('the table is empty; there is nothing to train on')
+    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
+        raise ValueError(
+            f'images must be uint8 [N, H, W, 3], not {images.dtype} {list(images.shape)}'
+        )
+    if steps < 1 or batch_size < 2:
+        raise ValueError(
+            f'steps is {steps} and batch_size {batch_size}; they must be at least 1 and 2'
+        )
+
 
 def _views(model, batch, views, chunk, augmentation):
-    "Unit embeddings [views x n, D] of the pictures of this process; the tower in bfloat16 where that is fast, what follows in single precision"
+    """Unit embeddings [views x n, D] of the pictures of this process; the tower in bfloat16 where
+    that is fast, what follows in single precision
+    """
     x, place = batch.images, batch.images.device
-    draws = [augment_draws(batch.size, batch.generator)[:, batch.part].T.to(place) for _ in range(views)]
+    draws = [
+        augment_draws(batch.size, batch.generator)[:, batch.part].T.to(place) for _ in range(views)
+    ]
+
     def embed(x, draws):
         x = model_input(model, augment(to_float(x), draws=draws.T, **(augmentation or {})))
-        with torch.autocast(place.type, torch.bfloat16, enabled=has_bf16(place)): z = model.encode_image(x)
+        with torch.autocast(place.type, torch.bfloat16, enabled=has_bf16(place)):
+            z = model.encode_image(x)
         return F.normalize(z.float(), dim=-1)
+
     return in_chunks(embed, chunk, x.repeat(views, 1, 1, 1), torch.cat(draws))
 
+
 def _texts(model, tokens):
-    with torch.autocast(tokens.device.type, torch.bfloat16, enabled=has_bf16(tokens.device)): t = encode_tokens(model, tokens)
+    with torch.autocast(tokens.device.type, torch.bfloat16, enabled=has_bf16(tokens.device)):
+        t = encode_tokens(model, tokens)
     return F.normalize(t.float(), dim=-1)
 
-def _bound(model): model.logit_scale.clamp_(0, np.log(100))  # as in CLIP
+
+def _bound(model):
+    model.logit_scale.clamp_(0, np.log(100))  # as in CLIP
 
 # %% ../nbs/09_stages.ipynb #pairs
 PAIRINGS = ('instance', 'sequence', 'activity', 'activity_other_subject', 'subject')
 
+
 def _codes(table, column, why):
     "Column of the table as integer codes, all rows known"
     s = table.df[column]
-    if s.isna().any(): raise ValueError(f'row {int(s.isna().to_numpy().argmax())} has no {column}, which {why} needs; fill it in or leave the row out')
+    if s.isna().any():
+        raise ValueError(
+            f'row {int(s.isna().to_numpy().argmax())} has no {column}, which {why} needs; fill it'
+            ' in or leave the row out'
+        )
     return torch.from_numpy(pd.factorize(s, sort=True)[0].astype(np.int64))
+
 
 def _hash(table):
     "Changes with the rows of a table, their labels and the activity texts"
     rows = pd.util.hash_pandas_object(table.df.astype('string'), index=False).to_numpy()
-    return f'{np.bitwise_xor.reduce(rows*np.arange(1, 2*len(rows), 2, dtype=np.uint64)):x} {sorted(table.activities.items())}'
+    return (
+        f'{np.bitwise_xor.reduce(rows * np.arange(1, 2 * len(rows), 2, dtype=np.uint64)):x}'
+        f' {sorted(table.activities.items())}'
+    )
+
 
 def other_subject_loss(
-    z:Tensor,         # [N, D], unit length
-    activity:Tensor,  # int64 [N]
-    subject:Tensor,   # int64 [N]
-    temperature:float=.1,
-    distributed:bool=False, # the rows are this process's part of a batch over all processes of torch.distributed
-) -> Tensor:          # scalar
-    "`supcon` with frames of the same activity and *another* subject as positives; frames of the same activity and subject are left out on both sides. Anchors without a positive are left out; without any anchor the loss is an exact zero."
+    z: Tensor,  # [N, D], unit length
+    activity: Tensor,  # int64 [N]
+    subject: Tensor,  # int64 [N]
+    temperature: float = 0.1,
+    # the rows are this process's part of a batch over all processes of torch.distributed
+    distributed: bool = False,
+) -> Tensor:  # scalar
+    """`supcon` with frames of the same activity and *another* subject as positives; frames of the
+    same activity and subject are left out on both sides.
+
+    Anchors without a positive are left out; without any anchor the loss is an exact zero.
+    """
     distributed = distributed and world()[1] > 1
-    everyone, activities, subjects = (gather(z), _gathered(activity)[0], _gathered(subject)[0]) if distributed else (z, activity, subject)
+    everyone, activities, subjects = (
+        (gather(z), _gathered(activity)[0], _gathered(subject)[0])
+        if distributed
+        else (z, activity, subject)
+    )
     same, mine = activity[:, None] == activities, subject[:, None] == subjects
     positive = (same & ~mine).to(z.dtype)
-    logits = (z @ everyone.T/temperature).masked_fill(same & mine, -torch.inf)
+    logits = (z @ everyone.T / temperature).masked_fill(same & mine, -torch.inf)
     log_p = logits - logits.logsumexp(1, keepdim=True)
-    n = positive.sum(1); anchors = (n > 0).sum()
-    if distributed: anchors = total(anchors)
-    if not anchors: return z.sum()*0
-    loss = -(log_p.masked_fill(positive == 0, 0).sum(1)/n.clamp(min=1)).sum()/anchors
+    n = positive.sum(1)
+    anchors = (n > 0).sum()
+    if distributed:
+        anchors = total(anchors)
+    if not anchors:
+        return z.sum() * 0
+    loss = -(log_p.masked_fill(positive == 0, 0).sum(1) / n.clamp(min=1)).sum() / anchors
     return total(loss) if distributed else loss
 
 # %% ../nbs/09_stages.ipynb #pretrain
 def pretrain(
-    model:nn.Module,             # towers from `load_model`, trained in place
-    images:np.ndarray,           # uint8 [N, H, W, 3], an array or a `frame_cache`
-    table:FrameTable,            # the rows of `images`; activities with texts where they are used. Keep test subjects out
-    positives:str='activity',    # 'instance', 'sequence', 'activity', 'activity_other_subject' or 'subject'
-    image_pairs:bool=True,       # image against image (PI of the paper's ablation)
-    activity_texts:bool=True,    # image against activity text (PA)
-    steps:int=600,               # batches
-    batch_size:int=256,          # images a batch, before the second view
-    lr:float=1e-3,               # highest learning rate
-    temperature:float=.1,        # of the image pairs
-    seed:int=0,                  # draws batches and views: the same seed gives the same numbers on one machine
-    weight_decay:float=.05,      # of AdamW
-    progress:bool=True,          # show a bar with the loss and images a second
-    augmentation:dict|None=None, # arguments for `augment` other than its own
-    freeze:tuple[str, ...]=(),   # parts of the towers that stand still: 'token_embedding', 'batch_norm'
-    chunk:int|None=None,         # images whose activations are in memory at one time, with the gradient of the whole batch; None for all
-    checkpoint:str|Path|None=None, # file to go on from where it exists, and to write; None for none
-    checkpoint_every:int=50,     # steps from one checkpoint to the next
-    activities_per_batch:int|None=None, # None for eight, or all where there are fewer; few activities bring several frames of a sequence into a batch
-    adversary:float=0.,          # strength of an `IdentityAdversary` on the image embeddings, 0 or more; 0 for none
-) -> pd.DataFrame:               # log: step, loss, loss_images, loss_texts, (loss_adversary,) images_per_s, waited
-    "Stage 1 (L1 = L_II' + L_IA). Raises ValueError for an unknown pairing, both parts switched off, a column or text that is missing, a loss that is no longer a number, or a checkpoint of another run. Several processes, started by torchrun or accelerate's notebook_launcher, share each batch."
-    if positives not in PAIRINGS: raise ValueError(f'positives is {positives!r}; choose one of {", ".join(PAIRINGS)}')
-    if not (image_pairs or activity_texts): raise ValueError('image_pairs and activity_texts are both off, so there is nothing to learn; switch one on')
-    if not adversary >= 0: raise ValueError(f'adversary is {adversary}; its strength must be 0 or more')
+    model: nn.Module,  # towers from `load_model`, trained in place
+    images: np.ndarray,  # uint8 [N, H, W, 3], an array or a `frame_cache`
+    # the rows of `images`; activities with texts where they are used. Keep test subjects out
+    table: FrameTable,
+    # 'instance', 'sequence', 'activity', 'activity_other_subject' or 'subject'
+    positives: str = 'activity',
+    image_pairs: bool = True,  # image against image (PI of the paper's ablation)
+    activity_texts: bool = True,  # image against activity text (PA)
+    steps: int = 600,  # batches
+    batch_size: int = 256,  # images a batch, before the second view
+    lr: float = 1e-3,  # highest learning rate
+    temperature: float = 0.1,  # of the image pairs
+    # draws batches and views: the same seed gives the same numbers on one machine
+    seed: int = 0,
+    weight_decay: float = 0.05,  # of AdamW
+    progress: bool = True,  # show a bar with the loss and images a second
+    augmentation: dict | None = None,  # arguments for `augment` other than its own
+    # parts of the towers that stand still: 'token_embedding', 'batch_norm'
+    freeze: tuple[str, ...] = (),
+    # images whose activations are in memory at one time, with the gradient of the whole batch; None
+    # for all
+    chunk: int | None = None,
+    # file to go on from where it exists, and to write; None for none
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 50,  # steps from one checkpoint to the next
+    # None for eight, or all where there are fewer; few activities bring several frames of a
+    # sequence into a batch
+    activities_per_batch: int | None = None,
+    # strength of an `IdentityAdversary` on the image embeddings, 0 or more; 0 for none
+    adversary: float = 0.0,
+    # log: step, loss, loss_images, loss_texts, (loss_adversary,) images_per_s, waited
+) -> pd.DataFrame:
+    """Stage 1 (L1 = L_II' + L_IA).
+
+    Raises ValueError for an unknown pairing, both parts switched off, a column or text that is
+    missing, a loss that is no longer a number, or a checkpoint of another run. Several processes,
+    started by torchrun or accelerate's notebook_launcher, share each batch.
+    """
+    if positives not in PAIRINGS:
+        raise ValueError(f'positives is {positives!r}; choose one of {", ".join(PAIRINGS)}')
+    if not (image_pairs or activity_texts):
+        raise ValueError(
+            'image_pairs and activity_texts are both off, so there is nothing to learn; switch'
+            ' one on'
+        )
+    if not adversary >= 0:
+        raise ValueError(f'adversary is {adversary}; its strength must be 0 or more')
     _checked(images, table, steps, batch_size)
     check_chunk(model, chunk, freeze)
-    place = device(); model.to(place)
+    place = device()
+    model.to(place)
     code = {}
     if image_pairs and positives != 'instance':
-        for c in ('activity', 'subject') if positives == 'activity_other_subject' else (positives,): code[c] = _codes(table, c, f'positives={positives!r}').to(place)
+        for c in ('activity', 'subject') if positives == 'activity_other_subject' else (positives,):
+            code[c] = _codes(table, c, f'positives={positives!r}').to(place)
     if activity_texts:
-        if not table.activities: raise ValueError('the table has no activity texts; set table.activities, or say activity_texts=False')
+        if not table.activities:
+            raise ValueError(
+                'the table has no activity texts; set table.activities, or say activity_texts=False'
+            )
         code['activity'] = _codes(table, 'activity', 'activity_texts').to(place)
-        tokens = tokenize(model, [table.activities[a] for a in sorted(table.df['activity'].unique())]).to(place)
+        tokens = tokenize(
+            model, [table.activities[a] for a in sorted(table.df['activity'].unique())]
+        ).to(place)
     module, settings = model, {}
     if adversary:
-        code['subject'] = _codes(table, 'subject', 'the adversary').to(place); dim = model.visual.output_dim
+        code['subject'] = _codes(table, 'subject', 'the adversary').to(place)
+        dim = model.visual.output_dim
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            module = nn.ModuleDict(dict(model=model, adversary=IdentityAdversary(dim, len(table.subjects), dim, adversary)))
+            module = nn.ModuleDict(
+                dict(
+                    model=model,
+                    adversary=IdentityAdversary(dim, len(table.subjects), dim, adversary),
+                )
+            )
         settings = dict(adversary=adversary)
-    if activities_per_batch: settings['activities_per_batch'] = activities_per_batch
+    if activities_per_batch:
+        settings['activities_per_batch'] = activities_per_batch
     views = 2 if image_pairs else 1
+
     def losses(batch):
         z, parts = _views(model, batch, views, chunk, augmentation), {}
         label = {c: v[batch.rows].repeat(views) for c, v in code.items()}
         if image_pairs:
-            if positives == 'activity_other_subject': parts['loss_images'] = other_subject_loss(z, label['activity'], label['subject'], temperature, distributed=True)
-            else: parts['loss_images'] = supcon(z, torch.arange(batch.size, device=place)[batch.part].repeat(2) if positives == 'instance' else label[positives], temperature, distributed=True)
-        if activity_texts: parts['loss_texts'] = image_text(z, _texts(model, tokens), label['activity'], model.logit_scale.exp(), distributed=True)
-        if adversary: parts['loss_adversary'] = total(module['adversary'](z*dim**.5, label['subject'])*(len(z)/(views*batch.size)))
+            if positives == 'activity_other_subject':
+                parts['loss_images'] = other_subject_loss(
+                    z, label['activity'], label['subject'], temperature, distributed=True
+                )
+            else:
+                parts['loss_images'] = supcon(
+                    z,
+                    (
+                        torch.arange(batch.size, device=place)[batch.part].repeat(2)
+                        if positives == 'instance'
+                        else label[positives]
+                    ),
+                    temperature,
+                    distributed=True,
+                )
+        if activity_texts:
+            parts['loss_texts'] = image_text(
+                z,
+                _texts(model, tokens),
+                label['activity'],
+                model.logit_scale.exp(),
+                distributed=True,
+            )
+        if adversary:
+            parts['loss_adversary'] = total(
+                module['adversary'](z * dim**0.5, label['subject'])
+                * (len(z) / (views * batch.size))
+            )
         return parts
+
     known = not table.df[['activity', 'subject']].isna().any(axis=None)
-    batches = ActivityBatches(table, batch_size, activities_per_batch or min(8, table.df['activity'].nunique()), seed) if known else ShuffledBatches(table, batch_size, seed)
-    settings |= dict(table=_hash(table), batch_size=batch_size, positives=positives, image_pairs=image_pairs, activity_texts=activity_texts, temperature=temperature, augmentation=augmentation)
-    log = _train(module, images, batches, losses, steps, lr, weight_decay, seed, freeze, checkpoint, checkpoint_every, settings, progress, 'stage 1', lambda: _bound(model))
-    return log.reindex(columns=['step', 'loss', 'loss_images', 'loss_texts', *(['loss_adversary'] if adversary else []), 'images_per_s', 'waited'])
+    batches = (
+        ActivityBatches(
+            table, batch_size, activities_per_batch or min(8, table.df['activity'].nunique()), seed
+        )
+        if known
+        else ShuffledBatches(table, batch_size, seed)
+    )
+    settings |= dict(
+        table=_hash(table),
+        batch_size=batch_size,
+        positives=positives,
+        image_pairs=image_pairs,
+        activity_texts=activity_texts,
+        temperature=temperature,
+        augmentation=augmentation,
+    )
+    log = _train(
+        module,
+        images,
+        batches,
+        losses,
+        steps,
+        lr,
+        weight_decay,
+        seed,
+        freeze,
+        checkpoint,
+        checkpoint_every,
+        settings,
+        progress,
+        'stage 1',
+        lambda: _bound(model),
+    )
+    return log.reindex(
+        columns=[
+            'step',
+            'loss',
+            'loss_images',
+            'loss_texts',
+            *(['loss_adversary'] if adversary else []),
+            'images_per_s',
+            'waited',
+        ]
+    )
 
 # %% ../nbs/09_stages.ipynb #recogniser
 AU_FORMS = ('bce', 'present_absent', 'softmax')
 
+
 class Recogniser(nn.Module):
     "Towers, and the texts or the linear head that turn an embedding into label probabilities."
-    def __init__(self,
-        model:nn.Module,         # towers from `load_model`
-        labels:list[str],        # labels such as 'AU12' or 'happiness', AUs or expressions, not both
-        names:bool=True,         # images are compared with names
-        descriptions:bool=True,  # without `names`, images are compared with descriptions; without both, with free vectors
-        scale:float=10.,         # first value of the scale of the cosines
-        seed:int=0,              # draws the free vectors
-        au_form:str='bce',       # how an image meets several AUs, one of `AU_FORMS`; expressions have their softmax
-        texts:str|Path|None=None, # a CSV of yours with the columns label, name, description, where labels are not in our tables or read otherwise
+
+    def __init__(
+        self,
+        model: nn.Module,  # towers from `load_model`
+        # labels such as 'AU12' or 'happiness', AUs or expressions, not both
+        labels: list[str],
+        names: bool = True,  # images are compared with names
+        # without `names`, images are compared with descriptions; without both, with free vectors
+        descriptions: bool = True,
+        scale: float = 10.0,  # first value of the scale of the cosines
+        seed: int = 0,  # draws the free vectors
+        # how an image meets several AUs, one of `AU_FORMS`; expressions have their softmax
+        au_form: str = 'bce',
+        # a CSV of yours with the columns label, name, description, where labels are not in our
+        # tables or read otherwise
+        texts: str | Path | None = None,
     ):
         super().__init__()
         au = [l.startswith('AU') and l[2:].isdigit() for l in labels]
-        if not labels or len(set(labels)) < len(labels): raise ValueError(f'labels must be one or more different labels, not {labels}')
-        if any(au) and not all(au): raise ValueError(f'labels mix action units and expressions: {", ".join(labels)}; train one recogniser for each')
-        if au_form not in AU_FORMS: raise ValueError(f'au_form is {au_form!r}; choose one of {", ".join(AU_FORMS)}')
-        if au_form != 'bce' and descriptions and not names: raise ValueError(f'au_form={au_form!r} compares names, and descriptions alone have no counterpart; say names=True, or au_form=\'bce\'')
-        self.model, self.labels, self.names, self.descriptions, self.multi_label = model, list(labels), names, descriptions, all(au)
+        if not labels or len(set(labels)) < len(labels):
+            raise ValueError(f'labels must be one or more different labels, not {labels}')
+        if any(au) and not all(au):
+            raise ValueError(
+                f'labels mix action units and expressions: {", ".join(labels)}; train one'
+                ' recogniser for each'
+            )
+        if au_form not in AU_FORMS:
+            raise ValueError(f'au_form is {au_form!r}; choose one of {", ".join(AU_FORMS)}')
+        if au_form != 'bce' and descriptions and not names:
+            raise ValueError(
+                f'au_form={au_form!r} compares names, and descriptions alone have no counterpart;'
+                " say names=True, or au_form='bce'"
+            )
+        self.model, self.labels, self.names, self.descriptions, self.multi_label = (
+            model,
+            list(labels),
+            names,
+            descriptions,
+            all(au),
+        )
         self.own = None if texts is None else _label_rows(labels, texts)
         self.au_form = au_form if self.multi_label else 'bce'
-        self._others = dict(bce=0, present_absent=len(labels), softmax=1)[self.au_form]      # class vectors after those of the labels
-        self.log_scale, self.bias = nn.Parameter(torch.tensor(float(scale)).log()), nn.Parameter(torch.zeros(len(labels)), requires_grad=self.au_form == 'bce')
+        # class vectors after those of the labels
+        self._others = dict(bce=0, present_absent=len(labels), softmax=1)[self.au_form]
+        self.log_scale, self.bias = (
+            nn.Parameter(torch.tensor(float(scale)).log()),
+            nn.Parameter(torch.zeros(len(labels)), requires_grad=self.au_form == 'bce'),
+        )
         self.log = pd.DataFrame()
-        if names or descriptions: self.texts(); self.register_parameter('head', None)   # a label without a text is refused now
-        else: self.head = nn.Parameter(torch.randn(len(labels) + self._others, model.visual.output_dim, generator=torch.Generator().manual_seed(seed))*.02)
+        # a label without a text is refused now
+        if names or descriptions:
+            self.texts()
+            self.register_parameter('head', None)
+        else:
+            self.head = nn.Parameter(
+                torch.randn(
+                    len(labels) + self._others,
+                    model.visual.output_dim,
+                    generator=torch.Generator().manual_seed(seed),
+                )
+                * 0.02
+            )
 
     @property
-    def scale(self) -> Tensor: return self.log_scale.exp()  # of the cosines, positive
+    def scale(self) -> Tensor:
+        return self.log_scale.exp()  # of the cosines, positive
 
-    def texts(self,
-        generator:torch.Generator|None=None, # draws the templates of descriptions
-    ) -> list[str]:                          # one a label, and after them those that the AU form holds against them
+    def texts(
+        self,
+        generator: torch.Generator | None = None,  # draws the templates of descriptions
+        # one a label, and after them those that the AU form holds against them
+    ) -> list[str]:
         "What images are compared with: the names, or the descriptions where names are off."
-        if not self.names: return self.described(generator)
+        if not self.names:
+            return self.described(generator)
         names = name_texts(self.labels, self.own)
-        if self.au_form == 'present_absent': return names + name_texts(self.labels, self.own, absent=True)
+        if self.au_form == 'present_absent':
+            return names + name_texts(self.labels, self.own, absent=True)
         return names + name_texts(['neutral']) if self.au_form == 'softmax' else names
 
-    def described(self,
-        generator:torch.Generator|None=None, # draws the templates
-    ) -> list[str]:                          # one a label
+    def described(
+        self,
+        generator: torch.Generator | None = None,  # draws the templates
+    ) -> list[str]:  # one a label
         "The descriptions of the labels."
         return description_texts(self.labels, generator, self.own)
 
-    def forward(self,
-        z:Tensor,       # [N, D] image embeddings, unit length
-        classes:Tensor, # [K, D] class vectors, unit length; after them those of the AU form
-    ) -> Tensor:        # [N, K] logits
-        "scale x cosine; for AUs + bias, or minus scale x cosine with what the form holds against them"
+    def forward(
+        self,
+        z: Tensor,  # [N, D] image embeddings, unit length
+        # [K, D] class vectors, unit length; after them those of the AU form
+        classes: Tensor,
+    ) -> Tensor:  # [N, K] logits
+        """scale x cosine; for AUs + bias, or minus scale x cosine with what the form holds against
+        them
+        """
         cos, k = z @ classes.T, len(self.labels)
-        if not self.multi_label: return self.scale*cos
-        return self.scale*cos + self.bias if self.au_form == 'bce' else self.scale*(cos[:, :k] - cos[:, k:])
+        if not self.multi_label:
+            return self.scale * cos
+        return (
+            self.scale * cos + self.bias
+            if self.au_form == 'bce'
+            else self.scale * (cos[:, :k] - cos[:, k:])
+        )
 
-    def loss(self,
-        cos:Tensor,                 # cosines of images [N] and class vectors
-        target:Tensor,              # [N, K] 0, 1, nan for AUs; [N] positions for expressions
-        weight:'Tensor|None'=None,  # [K] positive weights of the AUs; the form 'softmax' has none
-        distributed:bool=False,     # the images are this process's part of a batch
-    ) -> Tensor:                    # scalar
+    def loss(
+        self,
+        cos: Tensor,  # cosines of images [N] and class vectors
+        # [N, K] 0, 1, nan for AUs; [N] positions for expressions
+        target: Tensor,
+        # [K] positive weights of the AUs; the form 'softmax' has none
+        weight: 'Tensor|None' = None,
+        distributed: bool = False,  # the images are this process's part of a batch
+    ) -> Tensor:  # scalar
         "L_IN in the form of this recogniser."
         k = len(self.labels)
-        if not self.multi_label: return expression_loss(cos, target, self.scale, distributed)
-        if self.au_form == 'softmax': return multi_positive_loss(cos, target, self.scale, distributed)
-        if self.au_form == 'present_absent': return au_loss((cos[:, :k] - cos[:, k:])/2, target, 2*self.scale, 0., weight, distributed)
+        if not self.multi_label:
+            return expression_loss(cos, target, self.scale, distributed)
+        if self.au_form == 'softmax':
+            return multi_positive_loss(cos, target, self.scale, distributed)
+        if self.au_form == 'present_absent':
+            return au_loss(
+                (cos[:, :k] - cos[:, k:]) / 2, target, 2 * self.scale, 0.0, weight, distributed
+            )
         return au_loss(cos, target, self.scale, self.bias, weight, distributed)
 
-    def classes(self) -> Tensor: # [K, D], unit length; more rows where the AU form has them
+    # [K, D], unit length; more rows where the AU form has them
+    def classes(self) -> Tensor:
         "The class vectors as they are now, without gradient for texts."
-        if self.head is not None: return F.normalize(self.head, dim=-1)
+        if self.head is not None:
+            return F.normalize(self.head, dim=-1)
         return embed_texts(self.model, self.texts()).to(self.bias.device)
 
-    def predict(self,
-        images:np.ndarray,  # uint8 [N, H, W, 3], an array or a memmap
-        batch_size:int=256, # images at a time
-    ) -> np.ndarray:        # float32 [N, K]: probability of each AU, or probabilities of the expressions, which sum to 1
+    def predict(
+        self,
+        images: np.ndarray,  # uint8 [N, H, W, 3], an array or a memmap
+        batch_size: int = 256,  # images at a time
+        # float32 [N, K]: probability of each AU, or probabilities of the expressions, which sum to
+        # 1
+    ) -> np.ndarray:
         "Probabilities from the similarity to the label texts alone."
         z = torch.from_numpy(embed_images(self.model, images, batch_size))
         with _evaluating(self):
             logits = self(z.to(self.bias.device), self.classes())
             return (logits.sigmoid() if self.multi_label else logits.softmax(1)).cpu().numpy()
 
-    def save(self,
-        folder:str|Path, # made when it does not exist
-    ) -> Path:           # the same folder
-        "Write the towers as `save_model` does, and recogniser.json and recogniser.safetensors beside them."
+    def save(
+        self,
+        folder: str | Path,  # made when it does not exist
+    ) -> Path:  # the same folder
+        """Write the towers as `save_model` does, and recogniser.json and recogniser.safetensors
+        beside them.
+        """
         folder = save_model(self.model, folder)
-        own = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items() if not k.startswith('model.')}
-        _atomic(folder/'recogniser.safetensors', lambda part: save_file(own, part))
-        about = dict(labels=self.labels, names=self.names, descriptions=self.descriptions, au_form=self.au_form, texts=None if self.own is None else self.own[['name', 'description']].to_dict('index'), log=self.log.to_dict('list'))
-        _atomic(folder/'recogniser.json', lambda part: part.write_text(json.dumps(about) + '\n'))
+        own = {
+            k: v.detach().cpu().contiguous()
+            for k, v in self.state_dict().items()
+            if not k.startswith('model.')
+        }
+        _atomic(folder / 'recogniser.safetensors', lambda part: save_file(own, part))
+        about = dict(
+            labels=self.labels,
+            names=self.names,
+            descriptions=self.descriptions,
+            au_form=self.au_form,
+            texts=None if self.own is None else self.own[['name', 'description']].to_dict('index'),
+            log=self.log.to_dict('list'),
+        )
+        _atomic(folder / 'recogniser.json', lambda part: part.write_text(json.dumps(about) + '\n'))
         return folder
 
     @classmethod
-    def load(cls,
-        folder:str|Path,                # folder that `save` wrote
-        device:str|torch.device='cpu',  # where the recogniser goes
-    ) -> 'Recogniser':                  # in eval mode
-        "Read a recogniser back. Raises FileNotFoundError or ValueError naming the file that is missing or damaged."
-        folder = Path(folder); file = folder/'recogniser.json'
-        for f in (file, folder/'recogniser.safetensors'):
-            if not f.is_file(): raise FileNotFoundError(f'{f} does not exist; give a folder that Recogniser.save wrote')
+    def load(
+        cls,
+        folder: str | Path,  # folder that `save` wrote
+        device: str | torch.device = 'cpu',  # where the recogniser goes
+    ) -> 'Recogniser':  # in eval mode
+        """Read a recogniser back.
+
+        Raises FileNotFoundError or ValueError naming the file that is missing or damaged.
+        """
+        folder = Path(folder)
+        file = folder / 'recogniser.json'
+        for f in (file, folder / 'recogniser.safetensors'):
+            if not f.is_file():
+                raise FileNotFoundError(
+                    f'{f} does not exist; give a folder that Recogniser.save wrote'
+                )
         model = load_model(pretrained=folder)
         try:
             about = json.loads(file.read_text())
-            self = cls(model, about['labels'], about['names'], about['descriptions'], au_form=about.get('au_form', 'bce'),
-                       texts=pd.DataFrame.from_dict(about['texts'], 'index') if about.get('texts') else None)
-            missing, strange = self.load_state_dict(load_file(folder/'recogniser.safetensors'), strict=False)
-            if strange or any(not k.startswith('model.') for k in missing): raise ValueError('the weights do not fit')
+            self = cls(
+                model,
+                about['labels'],
+                about['names'],
+                about['descriptions'],
+                au_form=about.get('au_form', 'bce'),
+                texts=(
+                    pd.DataFrame.from_dict(about['texts'], 'index') if about.get('texts') else None
+                ),
+            )
+            missing, strange = self.load_state_dict(
+                load_file(folder / 'recogniser.safetensors'), strict=False
+            )
+            if strange or any(not k.startswith('model.') for k in missing):
+                raise ValueError('the weights do not fit')
             self.log = pd.DataFrame(about['log'])
-        except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as e: raise ValueError(f'{file} and recogniser.safetensors do not go together ({type(e).__name__}: {str(e).splitlines()[0]}); save the recogniser again') from e
+        except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as e:
+            raise ValueError(
+                f'{file} and recogniser.safetensors do not go together ({type(e).__name__}:'
+                f' {str(e).splitlines()[0]}); save the recogniser again'
+            ) from e
         return self.to(device).eval()
 
 # %% ../nbs/09_stages.ipynb #align
 def _targets(table, labels):
     "[N, K] 0/1/nan for AUs; [N] positions in `labels` for expressions"
-    if labels[0] in table.labels or labels[0].startswith('AU'): return torch.from_numpy(table.label_matrix(labels))
-    if 'expression' not in table.df: raise ValueError(f'the table has no column expression, so {labels[0]} cannot be learnt from it')
+    if labels[0] in table.labels or labels[0].startswith('AU'):
+        return torch.from_numpy(table.label_matrix(labels))
+    if 'expression' not in table.df:
+        raise ValueError(
+            f'the table has no column expression, so {labels[0]} cannot be learnt from it'
+        )
     y = table.df['expression'].map({l: i for i, l in enumerate(labels)})
     if (bad := y.isna().to_numpy()).any():
-        raise ValueError(f"row {int(bad.argmax())} has the expression {table.df['expression'].iloc[int(bad.argmax())]!r}, which is not among {', '.join(labels)}; add the label, or take such rows out with table.subset")
+        raise ValueError(
+            f'row {int(bad.argmax())} has the expression'
+            f' {table.df["expression"].iloc[int(bad.argmax())]!r}, which is not among'
+            f' {", ".join(labels)}; add the label, or take such rows out with table.subset'
+        )
     return torch.tensor(y.to_numpy(dtype=np.int64))
 
+
 def align(
-    model:nn.Module,             # towers from `load_model`, after stage 1 or not; trained in place
-    images:np.ndarray,           # uint8 [N, H, W, 3], an array or a `frame_cache`
-    table:FrameTable,            # the rows of `images`
-    labels:list[str]|None=None,  # AUs or expressions; None for all AUs of the table, or for its expressions where it has no AU
-    names:bool=True,             # compare images with label names (N of the paper's ablation)
-    descriptions:bool=True,      # bring names and descriptions together (D)
-    au_form:str='bce',           # how an image meets several AUs, one of `AU_FORMS`
-    texts:str|Path|None=None,    # a CSV of yours with the columns label, name, description; None for our tables
-    steps:int=400,               # batches
-    batch_size:int=128,          # images a batch
-    lr:float=1e-3,               # highest learning rate
-    seed:int=0,                  # draws batches, views and templates: the same seed gives the same numbers on one machine
-    weight_decay:float=.05,      # of AdamW
-    max_pos_weight:float=5.,     # upper bound of an AU's positive weight
-    progress:bool=True,          # show a bar with the loss and images a second
-    augmentation:dict|None=None, # arguments for `augment` other than its own
-    freeze:tuple[str, ...]=(),   # parts of the towers that stand still: 'token_embedding', 'batch_norm'
-    chunk:int|None=None,         # images whose activations are in memory at one time, with the gradient of the whole batch; None for all
-    checkpoint:str|Path|None=None, # file to go on from where it exists, and to write; None for none
-    checkpoint_every:int=50,     # steps from one checkpoint to the next
-) -> Recogniser:                 # in eval mode; its `.log` has step, loss, loss_names, loss_descriptions, images_per_s, waited
-    "Stage 2 (L2 = L_IN + L_DN). Raises ValueError for an unknown form, labels the table or the texts lack, an AU without both values, a loss that is no longer a number, or a checkpoint of another run. Several processes, as in `pretrain`."
+    # towers from `load_model`, after stage 1 or not; trained in place
+    model: nn.Module,
+    images: np.ndarray,  # uint8 [N, H, W, 3], an array or a `frame_cache`
+    table: FrameTable,  # the rows of `images`
+    # AUs or expressions; None for all AUs of the table, or for its expressions where it has no AU
+    labels: list[str] | None = None,
+    # compare images with label names (N of the paper's ablation)
+    names: bool = True,
+    descriptions: bool = True,  # bring names and descriptions together (D)
+    au_form: str = 'bce',  # how an image meets several AUs, one of `AU_FORMS`
+    # a CSV of yours with the columns label, name, description; None for our tables
+    texts: str | Path | None = None,
+    steps: int = 400,  # batches
+    batch_size: int = 128,  # images a batch
+    lr: float = 1e-3,  # highest learning rate
+    # draws batches, views and templates: the same seed gives the same numbers on one machine
+    seed: int = 0,
+    weight_decay: float = 0.05,  # of AdamW
+    max_pos_weight: float = 5.0,  # upper bound of an AU's positive weight
+    progress: bool = True,  # show a bar with the loss and images a second
+    augmentation: dict | None = None,  # arguments for `augment` other than its own
+    # parts of the towers that stand still: 'token_embedding', 'batch_norm'
+    freeze: tuple[str, ...] = (),
+    # images whose activations are in memory at one time, with the gradient of the whole batch; None
+    # for all
+    chunk: int | None = None,
+    # file to go on from where it exists, and to write; None for none
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 50,  # steps from one checkpoint to the next
+    # in eval mode; its `.log` has step, loss, loss_names, loss_descriptions, images_per_s, waited
+) -> Recogniser:
+    """Stage 2 (L2 = L_IN + L_DN).
+
+    Raises ValueError for an unknown form, labels the table or the texts lack, an AU without both
+    values, a loss that is no longer a number, or a checkpoint of another run. Several processes, as
+    in `pretrain`.
+    """
     _checked(images, table, steps, batch_size)
-    if labels is None: labels = table.labels or (sorted(table.df['expression'].dropna().unique()) if 'expression' in table.df else [])
+    if labels is None:
+        labels = table.labels or (
+            sorted(table.df['expression'].dropna().unique()) if 'expression' in table.df else []
+        )
     labels = list(labels)
-    if not labels: raise ValueError('the table has neither AU labels nor expressions, and stage 2 learns from labels; join them to the table first')
+    if not labels:
+        raise ValueError(
+            'the table has neither AU labels nor expressions, and stage 2 learns from labels; join'
+            ' them to the table first'
+        )
     check_chunk(model, chunk, freeze)
     place = device()
-    self = Recogniser(model, labels, names, descriptions, seed=seed, au_form=au_form, texts=texts).to(place)
+    self = Recogniser(
+        model, labels, names, descriptions, seed=seed, au_form=au_form, texts=texts
+    ).to(place)
     target = _targets(table, labels).to(place)
     weight = None
     if self.multi_label:
         rate = target.nanmean(0)
         for l, r in zip(labels, rate.tolist()):
-            if not 0 < r < 1: raise ValueError(f'{l} is ' + ('coded in no row' if r != r else f'{r:.0f} in every coded row') + ' of the training table, so it cannot be learnt; leave it out of labels')
+            if not 0 < r < 1:
+                raise ValueError(
+                    f'{l} is '
+                    + ('coded in no row' if r != r else f'{r:.0f} in every coded row')
+                    + ' of the training table, so it cannot be learnt; leave it out of labels'
+                )
         weight = positive_weights(target, max_pos_weight).clamp(min=1)
     if self.bias.requires_grad and self.multi_label:
         some = np.sort(np.random.default_rng(seed).permutation(len(table))[:512])
         with _evaluating(self):
             cos = torch.from_numpy(embed_images(model, images[some])).to(place) @ self.classes().T
-            self.bias.copy_((weight*rate/(1 - rate)).log() - self.scale*cos.mean(0))
+            self.bias.copy_((weight * rate / (1 - rate)).log() - self.scale * cos.mean(0))
     paired = names and descriptions
+
     def losses(batch):
         z = _views(model, batch, 1, chunk, augmentation)
         compared = self.texts(batch.generator) if names or descriptions else []
         if compared:
-            t = _texts(model, tokenize(model, compared + (self.described(batch.generator) if paired else [])).to(place))
-            classes = t[:len(compared)]
-        else: classes = self.classes()
-        parts = {'loss_names': self.loss(z @ classes.T, target[batch.rows], weight, distributed=True)}
-        if paired: parts['loss_descriptions'] = once(name_description(classes[:len(labels)], t[len(compared):], model.logit_scale.exp()))
+            t = _texts(
+                model,
+                tokenize(model, compared + (self.described(batch.generator) if paired else [])).to(
+                    place
+                ),
+            )
+            classes = t[: len(compared)]
+        else:
+            classes = self.classes()
+        parts = {
+            'loss_names': self.loss(z @ classes.T, target[batch.rows], weight, distributed=True)
+        }
+        if paired:
+            parts['loss_descriptions'] = once(
+                name_description(
+                    classes[: len(labels)], t[len(compared) :], model.logit_scale.exp()
+                )
+            )
         return parts
-    settings = dict(table=_hash(table), batch_size=batch_size, labels=labels, names=names, descriptions=descriptions, max_pos_weight=max_pos_weight, augmentation=augmentation)
-    if self.au_form != 'bce': settings['au_form'] = self.au_form
-    if self.own is not None: settings['texts'] = self.own.to_dict('index')
-    log = _train(self, images, ShuffledBatches(table, batch_size, seed), losses, steps, lr, weight_decay, seed, freeze, checkpoint, checkpoint_every, settings, progress, 'stage 2', lambda: _bound(model))
-    self.log = log.reindex(columns=['step', 'loss', 'loss_names', 'loss_descriptions', 'images_per_s', 'waited'])
+
+    settings = dict(
+        table=_hash(table),
+        batch_size=batch_size,
+        labels=labels,
+        names=names,
+        descriptions=descriptions,
+        max_pos_weight=max_pos_weight,
+        augmentation=augmentation,
+    )
+    if self.au_form != 'bce':
+        settings['au_form'] = self.au_form
+    if self.own is not None:
+        settings['texts'] = self.own.to_dict('index')
+    log = _train(
+        self,
+        images,
+        ShuffledBatches(table, batch_size, seed),
+        losses,
+        steps,
+        lr,
+        weight_decay,
+        seed,
+        freeze,
+        checkpoint,
+        checkpoint_every,
+        settings,
+        progress,
+        'stage 2',
+        lambda: _bound(model),
+    )
+    self.log = log.reindex(
+        columns=['step', 'loss', 'loss_names', 'loss_descriptions', 'images_per_s', 'waited']
+    )
     return self

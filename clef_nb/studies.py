@@ -37,190 +37,336 @@ from .towers import embed_images, load_model, save_model
 # %% ../nbs/14b_studies.ipynb #data
 @lru_cache(4)
 def miniature(
-    folder:str='data',          # where the miniature and its cache are, or go
-    n_subjects:int=41,          # subjects
-    frames:int=24,              # coded frames a sequence
-    seed:int=0,                 # of the renderer
-) -> tuple[FrameTable, np.ndarray]: # rows and uint8 pictures [N, 64, 64, 3]
+    folder: str = 'data',  # where the miniature and its cache are, or go
+    n_subjects: int = 41,  # subjects
+    frames: int = 24,  # coded frames a sequence
+    seed: int = 0,  # of the renderer
+) -> tuple[FrameTable, np.ndarray]:  # rows and uint8 pictures [N, 64, 64, 3]
     "The miniature of BP4D, written when it is not there (`twin`)."
-    table = bp4d(twin(Path(folder)/f'bp4d-twin-{n_subjects}-{frames}-{seed}', n_subjects, frames, seed))
-    return table, frame_cache(table, 64, folder=Path(folder)/'cache', progress=False)
+    table = bp4d(
+        twin(Path(folder) / f'bp4d-twin-{n_subjects}-{frames}-{seed}', n_subjects, frames, seed)
+    )
+    return table, frame_cache(table, 64, folder=Path(folder) / 'cache', progress=False)
+
 
 def assigned(
-    table:FrameTable, # with subjects
-    assignment:int,   # number of the fold assignment, from 0
-) -> tuple[np.ndarray, np.ndarray]: # positions of the training and of the test frames
+    table: FrameTable,  # with subjects
+    assignment: int,  # number of the fold assignment, from 0
+) -> tuple[np.ndarray, np.ndarray]:  # positions of the training and of the test frames
     "Two thirds of the subjects train, the others test; each assignment is a new draw of who does."
     test = table.df['subject'].isin(table.subject_folds(3, assignment)[0][1].subjects).to_numpy()
     return np.flatnonzero(~test), np.flatnonzero(test)
 
+
 @lru_cache(4)
 def people(
-    n_subjects:int,             # people
-    frames:int=8,               # frames of each of the eight activities
-    seed:int=0,                 # of the renderer
-    habit_strength:float=.5,    # see `draw_subject`; 0 with `expressiveness` 0: identity says nothing about action units
-    expressiveness:float=.22,   # see `draw_subject`
-) -> tuple[FrameTable, np.ndarray]: # rows with the 12 AUs of BP4D, and uint8 pictures [N, 64, 64, 3]
+    n_subjects: int,  # people
+    frames: int = 8,  # frames of each of the eight activities
+    seed: int = 0,  # of the renderer
+    # see `draw_subject`; 0 with `expressiveness` 0: identity says nothing about action units
+    habit_strength: float = 0.5,
+    expressiveness: float = 0.22,  # see `draw_subject`
+    # rows with the 12 AUs of BP4D, and uint8 pictures [N, 64, 64, 3]
+) -> tuple[FrameTable, np.ndarray]:
     "Rendered people in the activities of BP4D, in memory."
     images, df = faces(n_subjects, frames, 64, seed, habit_strength, expressiveness)
-    df = df[['subject', 'activity', 'frame']].assign(path=[f'faces.npy#{i}' for i in range(len(df))], sequence=df['subject'] + '_' + df['activity'],
-                                                      **{f'AU{n}': occurrence(df[f'AU{n}_intensity']) for n in BP4D_AUS})
+    df = df[['subject', 'activity', 'frame']].assign(
+        path=[f'faces.npy#{i}' for i in range(len(df))],
+        sequence=df['subject'] + '_' + df['activity'],
+        **{f'AU{n}': occurrence(df[f'AU{n}_intensity']) for n in BP4D_AUS},
+    )
     return FrameTable(df, '.', 'rendered people', activity_texts('bp4d')), images
 
-POSES = {'neutral': {}} | {e: {au: x for au, (share, x) in aus.items() if share >= .6} for e, aus in EXPRESSION_AUS.items() if aus} | {f'AU{n}': {n: 4.} for n in BP4D_AUS}
+
+POSES = (
+    {'neutral': {}}
+    | {
+        e: {au: x for au, (share, x) in aus.items() if share >= 0.6}
+        for e, aus in EXPRESSION_AUS.items()
+        if aus
+    }
+    | {f'AU{n}': {n: 4.0} for n in BP4D_AUS}
+)
+
 
 @lru_cache(4)
 def factorial(
-    n_people:int=24, # people
-    n_shots:int=3,   # shots: head pose, light, camera; the same ones for everybody
-    seed:int=0,      # of people and shots
-) -> np.ndarray:     # uint8 [people, poses, shots, 64, 64, 3]
-    "Everybody in every pose in every shot. The poses are those of `POSES`: neutral, the prototypes of seven expressions, and each AU of BP4D alone at intensity 4."
+    n_people: int = 24,  # people
+    n_shots: int = 3,  # shots: head pose, light, camera; the same ones for everybody
+    seed: int = 0,  # of people and shots
+) -> np.ndarray:  # uint8 [people, poses, shots, 64, 64, 3]
+    """Everybody in every pose in every shot.
+
+    The poses are those of `POSES`: neutral, the prototypes of seven expressions, and each AU of
+    BP4D alone at intensity 4.
+    """
     rng = np.random.default_rng((seed, 32))
     who = [draw_subject(rng, name) for name in subject_names(n_people)]
     shots = [draw_shot(rng) for _ in range(n_shots)]
-    return np.stack([[[render(s, aus, shot) for shot in shots] for aus in POSES.values()] for s in who])
+    return np.stack(
+        [[[render(s, aus, shot) for shot in shots] for aus in POSES.values()] for s in who]
+    )
 
 # %% ../nbs/14b_studies.ipynb #tower
-PAIRS = {'no stage 1': None,
-         'subject': dict(positives='subject', activity_texts=False),
-         'instance': dict(positives='instance', activity_texts=False),
-         'instance, two activities': dict(positives='instance', activity_texts=False, activities_per_batch=2),
-         'sequence': dict(positives='sequence', activity_texts=False, activities_per_batch=2),
-         'activity': dict(positives='activity', activity_texts=False),
-         'activity, other subject': dict(positives='activity_other_subject', activity_texts=False),
-         'texts only': dict(image_pairs=False),
-         'CLEF': dict(),
-         'instance, adversary 0.3': dict(positives='instance', activity_texts=False, adversary=.3),
-         'instance, adversary 1': dict(positives='instance', activity_texts=False, adversary=1.),
-         'CLEF, adversary 0.3': dict(adversary=.3)}
+PAIRS = {
+    'no stage 1': None,
+    'subject': dict(positives='subject', activity_texts=False),
+    'instance': dict(positives='instance', activity_texts=False),
+    'instance, two activities': dict(
+        positives='instance', activity_texts=False, activities_per_batch=2
+    ),
+    'sequence': dict(positives='sequence', activity_texts=False, activities_per_batch=2),
+    'activity': dict(positives='activity', activity_texts=False),
+    'activity, other subject': dict(positives='activity_other_subject', activity_texts=False),
+    'texts only': dict(image_pairs=False),
+    'CLEF': dict(),
+    'instance, adversary 0.3': dict(positives='instance', activity_texts=False, adversary=0.3),
+    'instance, adversary 1': dict(positives='instance', activity_texts=False, adversary=1.0),
+    'CLEF, adversary 0.3': dict(adversary=0.3),
+}
+
 
 def kept(
-    folder:str|Path|None,       # where the towers are, or go; None keeps nothing
-    make:Callable[[], nn.Module], # trains them
-) -> nn.Module:                 # towers
-    "The towers in `folder`; where there are none yet, those that `make` returns, which are then kept there, all of them or nothing."
-    if folder and Path(folder).is_dir(): return load_model(pretrained=Path(folder))
+    folder: str | Path | None,  # where the towers are, or go; None keeps nothing
+    make: Callable[[], nn.Module],  # trains them
+) -> nn.Module:  # towers
+    """The towers in `folder`; where there are none yet, those that `make` returns, which are then
+    kept there, all of them or nothing.
+    """
+    if folder and Path(folder).is_dir():
+        return load_model(pretrained=Path(folder))
     model = make()
     if folder:
         part = Path(f'{folder}.part-{os.getpid()}')
         save_model(model, part)
-        if Path(folder).is_dir(): shutil.rmtree(part)     # another process was faster
-        else: os.replace(part, folder)
+        if Path(folder).is_dir():
+            shutil.rmtree(part)  # another process was faster
+        else:
+            os.replace(part, folder)
     return model
 
+
 def stage_one(
-    images:np.ndarray,    # uint8 [N, 64, 64, 3]
-    table:FrameTable,     # their rows
-    pairs:str,            # key of `PAIRS`
-    steps:int,            # of stage 1
-    batch_size:int,       # images a step, before the second view
-    seed:int,             # draws batches and views
-    folder:str|Path|None=None, # where the tower is kept, and read when it is there; None keeps nothing
-) -> nn.Module:           # towers of clef-tiny
-    "Stage 1 in one of the ways of `PAIRS`, from clef-tiny's weights. Raises ValueError for another way."
-    if pairs not in PAIRS: raise ValueError(f'pairs is {pairs!r}; choose one of {", ".join(PAIRS)}')
-    if PAIRS[pairs] is None: return load_model('clef-tiny')
+    images: np.ndarray,  # uint8 [N, 64, 64, 3]
+    table: FrameTable,  # their rows
+    pairs: str,  # key of `PAIRS`
+    steps: int,  # of stage 1
+    batch_size: int,  # images a step, before the second view
+    seed: int,  # draws batches and views
+    # where the tower is kept, and read when it is there; None keeps nothing
+    folder: str | Path | None = None,
+) -> nn.Module:  # towers of clef-tiny
+    """Stage 1 in one of the ways of `PAIRS`, from clef-tiny's weights.
+
+    Raises ValueError for another way.
+    """
+    if pairs not in PAIRS:
+        raise ValueError(f'pairs is {pairs!r}; choose one of {", ".join(PAIRS)}')
+    if PAIRS[pairs] is None:
+        return load_model('clef-tiny')
+
     def make():
         model = load_model('clef-tiny')
-        pretrain(model, images, table, steps=steps, batch_size=batch_size, seed=seed, progress=False, **PAIRS[pairs])
+        pretrain(
+            model,
+            images,
+            table,
+            steps=steps,
+            batch_size=batch_size,
+            seed=seed,
+            progress=False,
+            **PAIRS[pairs],
+        )
         return model
+
     return kept(folder, make)
 
-
 # %% ../nbs/14b_studies.ipynb #pairing-cell
-SETTINGS = dict(n_subjects=41, frames=24, steps=80, batch_size=128, align_steps=40, labelled=5)   # of the studies on the miniature
-QUICK = dict(n_subjects=9, frames=3, steps=2, batch_size=32, align_steps=2, labelled=3)            # to see that everything runs
+# of the studies on the miniature
+SETTINGS = dict(n_subjects=41, frames=24, steps=80, batch_size=128, align_steps=40, labelled=5)
+# to see that everything runs
+QUICK = dict(n_subjects=9, frames=3, steps=2, batch_size=32, align_steps=2, labelled=3)
 
-def _rows(report): return report[['measure', 'value', 'chance']]
+
+def _rows(report):
+    return report[['measure', 'value', 'chance']]
+
 
 def _tower(pairs, assignment, seed, trained_on, settings, folder):
     "Table and pictures of the miniature, positions of training and test frames, and the tower"
-    table, images = miniature(str(Path(folder)/'data'), settings['n_subjects'], settings['frames'])
+    table, images = miniature(
+        str(Path(folder) / 'data'), settings['n_subjects'], settings['frames']
+    )
     train, test = assigned(table, assignment)
-    if trained_on not in ('train', 'all'): raise ValueError(f"trained_on is {trained_on!r}; it must be 'train' or 'all'")
-    rows, name = (train, f'{pairs}-{assignment}') if trained_on == 'train' else (np.arange(len(table)), f'{pairs}-all')
-    if pairs == 'raw pixels': return table, images, train, test, None, raw_pixels
-    if pairs == 'random weights': model = load_model('clef-tiny', None, seed=seed)
+    if trained_on not in ('train', 'all'):
+        raise ValueError(f"trained_on is {trained_on!r}; it must be 'train' or 'all'")
+    rows, name = (
+        (train, f'{pairs}-{assignment}')
+        if trained_on == 'train'
+        else (np.arange(len(table)), f'{pairs}-all')
+    )
+    if pairs == 'raw pixels':
+        return table, images, train, test, None, raw_pixels
+    if pairs == 'random weights':
+        model = load_model('clef-tiny', None, seed=seed)
     else:
-        towers = Path(folder)/'runs/studies/towers'/'-'.join(str(settings[k]) for k in ('n_subjects', 'frames', 'steps', 'batch_size')); towers.mkdir(parents=True, exist_ok=True)
-        model = stage_one(images[rows], table.subset(rows), pairs, settings['steps'], settings['batch_size'], seed, towers/f'{name}-{seed}')
+        towers = (
+            Path(folder)
+            / 'runs/studies/towers'
+            / '-'.join(str(settings[k]) for k in ('n_subjects', 'frames', 'steps', 'batch_size'))
+        )
+        towers.mkdir(parents=True, exist_ok=True)
+        model = stage_one(
+            images[rows],
+            table.subset(rows),
+            pairs,
+            settings['steps'],
+            settings['batch_size'],
+            seed,
+            towers / f'{name}-{seed}',
+        )
     return table, images, train, test, model, lambda x: embed_images(model, x)
+
 
 def _labelled(table, train, assignment, n):
     "Positions of the frames of n training people, whose AUs are known"
-    return train[np.isin(table.df['subject'].to_numpy()[train], np.random.default_rng(assignment).permutation(table.subset(train).subjects)[:n])]
+    return train[
+        np.isin(
+            table.df['subject'].to_numpy()[train],
+            np.random.default_rng(assignment).permutation(table.subset(train).subjects)[:n],
+        )
+    ]
+
 
 def pairing_cell(
-    pairs:str,               # key of `PAIRS`, 'raw pixels' or 'random weights'
-    assignment:int,          # fold assignment
-    seed:int,                # of stage 1 and stage 2, and of random weights
-    trained_on:str='train',  # 'train': stage 1 sees the training people; 'all': test people too
-    settings:dict=SETTINGS,  # sizes and steps
-    folder:str|Path='.',     # holds data/ and runs/
-) -> pd.DataFrame:           # measure, value, chance
-    "Leakage of the test people's embeddings after stage 1, and F1 and AUROC of stage 2 that knows the AUs of `labelled` training people. Pixels and random weights have no stage 2. Raises ValueError for unknown names."
-    table, images, train, test, model, embed = _tower(pairs, assignment, seed, trained_on, settings, folder)
-    there = table.subset(test); subject, target = there.df['subject'].to_numpy(), there.label_matrix()
-    out = [_rows(leakage_report(embed(images[test]), subject, there.df['activity'].to_numpy(), target, n_boot=1))]
+    pairs: str,  # key of `PAIRS`, 'raw pixels' or 'random weights'
+    assignment: int,  # fold assignment
+    seed: int,  # of stage 1 and stage 2, and of random weights
+    # 'train': stage 1 sees the training people; 'all': test people too
+    trained_on: str = 'train',
+    settings: dict = SETTINGS,  # sizes and steps
+    folder: str | Path = '.',  # holds data/ and runs/
+) -> pd.DataFrame:  # measure, value, chance
+    """Leakage of the test people's embeddings after stage 1, and F1 and AUROC of stage 2 that knows
+    the AUs of `labelled` training people.
+
+    Pixels and random weights have no stage 2. Raises ValueError for unknown names.
+    """
+    table, images, train, test, model, embed = _tower(
+        pairs, assignment, seed, trained_on, settings, folder
+    )
+    there = table.subset(test)
+    subject, target = there.df['subject'].to_numpy(), there.label_matrix()
+    out = [
+        _rows(
+            leakage_report(
+                embed(images[test]), subject, there.df['activity'].to_numpy(), target, n_boot=1
+            )
+        )
+    ]
     if pairs in PAIRS:
         few = _labelled(table, train, assignment, settings['labelled'])
-        recogniser = align(model, images[few], table.subset(few), steps=settings['align_steps'], batch_size=settings['batch_size'], seed=seed, progress=False)
+        recogniser = align(
+            model,
+            images[few],
+            table.subset(few),
+            steps=settings['align_steps'],
+            batch_size=settings['batch_size'],
+            seed=seed,
+            progress=False,
+        )
         mean = au_scores(recogniser.predict(images[test]), target, labels=there.labels).loc['mean']
-        out.append(pd.DataFrame({'measure': ['stage2_f1', 'stage2_auroc'], 'value': [mean['f1'], mean['auroc']], 'chance': [np.nan, .5]}))
+        out.append(
+            pd.DataFrame(
+                {
+                    'measure': ['stage2_f1', 'stage2_auroc'],
+                    'value': [mean['f1'], mean['auroc']],
+                    'chance': [np.nan, 0.5],
+                }
+            )
+        )
     return pd.concat(out, ignore_index=True)
 
 # %% ../nbs/14b_studies.ipynb #other-cells
 def within_activity(
-    score:np.ndarray,    # [N, K], any numbers
-    au:np.ndarray,       # 0, 1, or nan where not coded, [N, K]
-    activity:np.ndarray, # activity of each frame, [N]
-) -> float:              # 0..1, chance 0.5
-    "AUROC over pairs of frames from one activity, all activities pooled, mean over AUs: what is left where the activity gives nothing away."
+    score: np.ndarray,  # [N, K], any numbers
+    au: np.ndarray,  # 0, 1, or nan where not coded, [N, K]
+    activity: np.ndarray,  # activity of each frame, [N]
+) -> float:  # 0..1, chance 0.5
+    """AUROC over pairs of frames from one activity, all activities pooled, mean over AUs: what is
+    left where the activity gives nothing away.
+    """
     right, pairs = np.zeros((2, score.shape[1]))
     for a in np.unique(activity):
         rows = np.flatnonzero(activity == a)
         for k in range(score.shape[1]):
             u, p, q = concordance(score[rows, k], au[rows, k], np.zeros(len(rows)))
-            right[k] += np.sum(u); pairs[k] += np.sum(p)*np.sum(q)
-    return float(np.mean(right[pairs > 0]/pairs[pairs > 0]))
+            right[k] += np.sum(u)
+            pairs[k] += np.sum(p) * np.sum(q)
+    return float(np.mean(right[pairs > 0] / pairs[pairs > 0]))
+
 
 def _probe(z, au, *tests):
     "Scores of ridge regression, trained on embeddings and AUs, on each of `tests`"
-    model = Ridge(alpha=.01*len(z)/z.shape[1]).fit(z, au)
+    model = Ridge(alpha=0.01 * len(z) / z.shape[1]).fit(z, au)
     return [model.predict(x) for x in tests]
 
-def _auroc(score, au): return au_scores(1/(1 + np.exp(-score)), au).loc['mean', 'auroc']
+
+def _auroc(score, au):
+    return au_scores(1 / (1 + np.exp(-score)), au).loc['mean', 'auroc']
+
 
 def labels_cell(
-    pairs:str,               # key of `PAIRS`
-    assignment:int,          # as in `pairing_cell`
-    seed:int,                # as in `pairing_cell`
-    labelled:int,            # training people whose AUs are known
-    settings:dict=SETTINGS,  # sizes and steps
-    align_steps:int=160,     # of stage 2
-    folder:str|Path='.',     # holds data/ and runs/
-) -> pd.DataFrame:           # measure, value, chance
-    "AUs of the test people by stage 2 and by a linear probe of the frozen embedding: AUROC ('stage2_auroc', 'probe_auroc'), AUROC within activities ('stage2_within', 'probe_within'), F1 of stage 2."
-    table, images, train, test, model, embed = _tower(pairs, assignment, seed, 'train', settings, folder)
-    few, there = _labelled(table, train, assignment, labelled), table.subset(test); au, activity = there.label_matrix(), there.df['activity'].to_numpy()
-    probe, = _probe(embed(images[few]), table.subset(few).label_matrix(), embed(images[test]))
-    scores = align(model, images[few], table.subset(few), steps=align_steps, batch_size=settings['batch_size'], seed=seed, progress=False).predict(images[test])
-    found = {'probe_auroc': _auroc(probe, au), 'probe_within': within_activity(probe, au, activity), 'stage2_auroc': au_scores(scores, au).loc['mean', 'auroc'],
-             'stage2_within': within_activity(scores, au, activity), 'stage2_f1': au_scores(scores, au).loc['mean', 'f1']}
-    return pd.DataFrame({'measure': list(found), 'value': list(found.values()), 'chance': [.5]*4 + [np.nan]})
+    pairs: str,  # key of `PAIRS`
+    assignment: int,  # as in `pairing_cell`
+    seed: int,  # as in `pairing_cell`
+    labelled: int,  # training people whose AUs are known
+    settings: dict = SETTINGS,  # sizes and steps
+    align_steps: int = 160,  # of stage 2
+    folder: str | Path = '.',  # holds data/ and runs/
+) -> pd.DataFrame:  # measure, value, chance
+    """AUs of the test people by stage 2 and by a linear probe of the frozen embedding: AUROC
+    ('stage2_auroc', 'probe_auroc'), AUROC within activities ('stage2_within', 'probe_within'),
+    F1 of stage 2.
+    """
+    table, images, train, test, model, embed = _tower(
+        pairs, assignment, seed, 'train', settings, folder
+    )
+    few, there = _labelled(table, train, assignment, labelled), table.subset(test)
+    au, activity = there.label_matrix(), there.df['activity'].to_numpy()
+    (probe,) = _probe(embed(images[few]), table.subset(few).label_matrix(), embed(images[test]))
+    scores = align(
+        model,
+        images[few],
+        table.subset(few),
+        steps=align_steps,
+        batch_size=settings['batch_size'],
+        seed=seed,
+        progress=False,
+    ).predict(images[test])
+    found = {
+        'probe_auroc': _auroc(probe, au),
+        'probe_within': within_activity(probe, au, activity),
+        'stage2_auroc': au_scores(scores, au).loc['mean', 'auroc'],
+        'stage2_within': within_activity(scores, au, activity),
+        'stage2_f1': au_scores(scores, au).loc['mean', 'f1'],
+    }
+    return pd.DataFrame(
+        {'measure': list(found), 'value': list(found.values()), 'chance': [0.5] * 4 + [np.nan]}
+    )
 
 # %% ../nbs/14b_studies.ipynb #people-cells
 def counterfactual_cell(
-    pairs:str,               # as in `pairing_cell`
-    assignment:int,          # fold assignment of the tower, and seed of the new people
-    seed:int,                # as in `pairing_cell`
-    settings:dict=SETTINGS,  # sizes and steps
-    folder:str|Path='.',     # holds data/ and runs/
-    n_people:int=24,         # new people
-) -> pd.DataFrame:           # measure, value, chance (nan)
-    "How far the embedding moves for another person, another expression, another shot; and for each AU alone, 'AU12 expression' and 'AU12 person_share'."
+    pairs: str,  # as in `pairing_cell`
+    assignment: int,  # fold assignment of the tower, and seed of the new people
+    seed: int,  # as in `pairing_cell`
+    settings: dict = SETTINGS,  # sizes and steps
+    folder: str | Path = '.',  # holds data/ and runs/
+    n_people: int = 24,  # new people
+) -> pd.DataFrame:  # measure, value, chance (nan)
+    """How far the embedding moves for another person, another expression, another shot; and for
+    each AU alone, 'AU12 expression' and 'AU12 person_share'.
+    """
     *_, embed = _tower(pairs, assignment, seed, 'train', settings, folder)
     x = factorial(n_people, seed=assignment)
     z = embed(x.reshape(-1, *x.shape[3:])).reshape(*x.shape[:3], -1)
@@ -231,156 +377,323 @@ def counterfactual_cell(
         found |= {f'AU{n} {what}': each[what] for what in ('expression', 'person_share')}
     return pd.DataFrame({'measure': list(found), 'value': list(found.values()), 'chance': np.nan})
 
+
 ERASED = ('as it is', 'LEACE, training people', 'LEACE, test people', 'LEACE, shuffled labels')
 
+
 def erasure_cell(
-    pairs:str,               # as in `pairing_cell`
-    assignment:int,          # as in `pairing_cell`
-    seed:int,                # as in `pairing_cell`
-    settings:dict=SETTINGS,  # sizes and steps
-    folder:str|Path='.',     # holds data/ and runs/
-) -> pd.DataFrame:           # erased (one of `ERASED`), measure, value, chance
-    "Leakage and AUs of the test people's embeddings before and after LEACE, measured in four activities and then in the other four, and averaged. No eraser has met the activities it is measured in, unless from the training people."
-    table, images, train, test, _, embed = _tower(pairs, assignment, seed, 'train', settings, folder)
-    there = table.subset(test); subject, activity, au = there.df['subject'].to_numpy(), there.df['activity'].to_numpy(), there.label_matrix()
-    z, strangers = embed(images[test]), leace(embed(images[train]), table.df['subject'].to_numpy()[train])
-    first, rng, out = pd.factorize(activity, sort=True)[0] % 2 == 0, np.random.default_rng(assignment), []
-    lot = {a: dict(zip(there.subjects, rng.permutation(there.subjects))) for a in sorted(set(activity))}
+    pairs: str,  # as in `pairing_cell`
+    assignment: int,  # as in `pairing_cell`
+    seed: int,  # as in `pairing_cell`
+    settings: dict = SETTINGS,  # sizes and steps
+    folder: str | Path = '.',  # holds data/ and runs/
+) -> pd.DataFrame:  # erased (one of `ERASED`), measure, value, chance
+    """Leakage and AUs of the test people's embeddings before and after LEACE, measured in four
+    activities and then in the other four, and averaged.
+
+    No eraser has met the activities it is measured in, unless from the training people.
+    """
+    table, images, train, test, _, embed = _tower(
+        pairs, assignment, seed, 'train', settings, folder
+    )
+    there = table.subset(test)
+    subject, activity, au = (
+        there.df['subject'].to_numpy(),
+        there.df['activity'].to_numpy(),
+        there.label_matrix(),
+    )
+    z, strangers = (
+        embed(images[test]),
+        leace(embed(images[train]), table.df['subject'].to_numpy()[train]),
+    )
+    first, rng, out = (
+        pd.factorize(activity, sort=True)[0] % 2 == 0,
+        np.random.default_rng(assignment),
+        [],
+    )
+    lot = {
+        a: dict(zip(there.subjects, rng.permutation(there.subjects))) for a in sorted(set(activity))
+    }
     shuffled = np.array([lot[a][s] for a, s in zip(activity, subject)])
     for here in (first, ~first):
-        for name, f in zip(ERASED, (np.asarray, strangers, leace(z[~here], subject[~here]), leace(z[~here], shuffled[~here]))):
-            report = leakage_report(f(z[here]), subject[here], activity[here], au[here], ['id_accuracy', 'v_information', 'knn_id', 'variance', 'id_preference', 'au_auroc'], n_boot=1)
+        for name, f in zip(
+            ERASED,
+            (
+                np.asarray,
+                strangers,
+                leace(z[~here], subject[~here]),
+                leace(z[~here], shuffled[~here]),
+            ),
+        ):
+            report = leakage_report(
+                f(z[here]),
+                subject[here],
+                activity[here],
+                au[here],
+                ['id_accuracy', 'v_information', 'knn_id', 'variance', 'id_preference', 'au_auroc'],
+                n_boot=1,
+            )
             out.append(_rows(report).assign(erased=name))
-    return pd.concat(out).groupby(['erased', 'measure'], sort=False)[['value', 'chance']].mean().reset_index()
+    return (
+        pd.concat(out)
+        .groupby(['erased', 'measure'], sort=False)[['value', 'chance']]
+        .mean()
+        .reset_index()
+    )
 
 # %% ../nbs/14b_studies.ipynb #crowd-cell
 def crowd_cell(
-    n_people:int,              # training people
-    tied:bool,                 # people differ in what they show, as in life; False: identity says nothing about AUs
-    draw:int,                  # draws new training and test people, and seeds stage 1
-    frames:int=320,            # training frames of each activity, divided among the people
-    steps:int=60,              # of stage 1
-    batch_size:int=128,        # images a step
-    test_people:int=24,        # unseen people
-    test_frames:int=6,         # frames of each of their activities
-) -> pd.DataFrame:             # pairs, measure, value, chance
-    "Leakage and AUs of unseen people for no stage 1, instance pairs and CLEF; and how well a probe that was trained on half of the training people's frames does on the other half (`seen_auroc`), and on unseen people (`unseen_auroc`)."
-    knobs = {} if tied else dict(habit_strength=0., expressiveness=0.)
-    train, images = people(n_people, max(1, frames//n_people), 2*draw + 1000, **knobs)
-    test, unseen = people(test_people, test_frames, 2*draw + 1001, **knobs)
+    n_people: int,  # training people
+    # people differ in what they show, as in life; False: identity says nothing about AUs
+    tied: bool,
+    draw: int,  # draws new training and test people, and seeds stage 1
+    # training frames of each activity, divided among the people
+    frames: int = 320,
+    steps: int = 60,  # of stage 1
+    batch_size: int = 128,  # images a step
+    test_people: int = 24,  # unseen people
+    test_frames: int = 6,  # frames of each of their activities
+) -> pd.DataFrame:  # pairs, measure, value, chance
+    """Leakage and AUs of unseen people for no stage 1, instance pairs and CLEF; and how well a
+    probe that was trained on half of the training people's frames does on the other half
+    (`seen_auroc`), and on unseen people (`unseen_auroc`).
+    """
+    knobs = {} if tied else dict(habit_strength=0.0, expressiveness=0.0)
+    train, images = people(n_people, max(1, frames // n_people), 2 * draw + 1000, **knobs)
+    test, unseen = people(test_people, test_frames, 2 * draw + 1001, **knobs)
     subject, target, out = test.df['subject'].to_numpy(), test.label_matrix(), []
     half = np.random.default_rng(draw).permutation(len(images)) % 2 == 0
     for pairs in ('no stage 1', 'instance', 'CLEF'):
         model = stage_one(images, train, pairs, steps, batch_size, draw)
-        z, known, au = embed_images(model, unseen), embed_images(model, images), train.label_matrix()
+        z, known, au = (
+            embed_images(model, unseen),
+            embed_images(model, images),
+            train.label_matrix(),
+        )
         seen, strange = _probe(known[half], au[half], known[~half], z)
-        report = leakage_report(z, subject, test.df['activity'].to_numpy(), target, ['id_accuracy', 'knn_id', 'variance', 'id_preference', 'au_auroc', 'amnesic_difference'], n_boot=1)
-        probes = pd.DataFrame({'measure': ['seen_auroc', 'unseen_auroc'], 'value': [_auroc(seen, au[~half]), _auroc(strange, target)], 'chance': .5})
+        report = leakage_report(
+            z,
+            subject,
+            test.df['activity'].to_numpy(),
+            target,
+            [
+                'id_accuracy',
+                'knn_id',
+                'variance',
+                'id_preference',
+                'au_auroc',
+                'amnesic_difference',
+            ],
+            n_boot=1,
+        )
+        probes = pd.DataFrame(
+            {
+                'measure': ['seen_auroc', 'unseen_auroc'],
+                'value': [_auroc(seen, au[~half]), _auroc(strange, target)],
+                'chance': 0.5,
+            }
+        )
         out.append(pd.concat([_rows(report), probes]).assign(pairs=pairs))
     return pd.concat(out, ignore_index=True)
 
 # %% ../nbs/14b_studies.ipynb #fill
 def grid(
-    **values,        # name of an axis -> its values
-) -> list[dict]:     # one dict a cell, the last axis fastest
+    **values,  # name of an axis -> its values
+) -> list[dict]:  # one dict a cell, the last axis fastest
     "All combinations."
     return [dict(zip(values, x)) for x in itertools.product(*values.values())]
 
 # %% ../nbs/14b_studies.ipynb #fill-cells
-def _one_thread(): torch.set_num_threads(1)
+def _one_thread():
+    torch.set_num_threads(1)
+
 
 def _write(table, file):
-    part = file.with_name(f'.{file.name}.part'); table.to_parquet(part, index=False); os.replace(part, file)
+    part = file.with_name(f'.{file.name}.part')
+    table.to_parquet(part, index=False)
+    os.replace(part, file)
+
 
 def fill(
-    file:str|Path,        # parquet of the study
-    cell:Callable,        # function of a module: (settings of the cell) -> DataFrame of rows
-    cells:list[dict],     # its arguments in each cell, the same names in all
-    settings:dict={},     # further arguments, the same in all cells, and none of the cell's names
-    folder:str|Path|None=None, # further argument `folder` where the function takes one; not a setting, since results do not depend on it
-    processes:int=2,      # at a time, of one thread each; 0 computes here
-    progress:bool=True,   # show a bar
-    places:dict={},       # more arguments on which results do not depend, such as where the data lie
-) -> pd.DataFrame:        # columns: the names of the cell's arguments, and the rows' own; in the order of `cells`
-    """
-    Compute the cells that the file does not hold yet, and keep each as soon as it is there.
+    file: str | Path,  # parquet of the study
+    # function of a module: (settings of the cell) -> DataFrame of rows
+    cell: Callable,
+    cells: list[dict],  # its arguments in each cell, the same names in all
+    # further arguments, the same in all cells, and none of the cell's names
+    settings: dict = {},
+    # further argument `folder` where the function takes one; not a setting, since results do not
+    # depend on it
+    folder: str | Path | None = None,
+    processes: int = 2,  # at a time, of one thread each; 0 computes here
+    progress: bool = True,  # show a bar
+    # more arguments on which results do not depend, such as where the data lie
+    places: dict = {},
+    # columns: the names of the cell's arguments, and the rows' own; in the order of `cells`
+) -> pd.DataFrame:
+    """Compute the cells that the file does not hold yet, and keep each as soon as it is there.
 
-    Raises ValueError for a file of other settings or other arguments, or one that is damaged; an error in a cell is raised with the cell's arguments, when the other
-    cells that had begun are kept.
+    Raises ValueError for a file of other settings or other arguments, or one that is damaged; an
+    error in a cell is raised with the cell's arguments, when the other cells that had begun are
+    kept.
     """
-    file, names = Path(file), list(cells[0]); wanted, table = json.dumps(settings, sort_keys=True), None
+    file, names = Path(file), list(cells[0])
+    wanted, table = json.dumps(settings, sort_keys=True), None
     if file.is_file():
-        try: table = pd.read_parquet(file); settled = table.attrs.get('settings')
-        except Exception as e: raise ValueError(f'{file} cannot be read ({str(e).splitlines()[0]}); remove it to start over') from e
-        if settled != wanted: raise ValueError(f'{file} was computed with other settings ({settled}, not {wanted}); remove it to start over')
-        if absent := [k for k in names if k not in table]: raise ValueError(f'{file} has no column {absent[0]}; remove it to start over')
-    done = set() if table is None else set(table[names].drop_duplicates().itertuples(index=False, name=None))
+        try:
+            table = pd.read_parquet(file)
+            settled = table.attrs.get('settings')
+        except Exception as e:
+            raise ValueError(
+                f'{file} cannot be read ({str(e).splitlines()[0]}); remove it to start over'
+            ) from e
+        if settled != wanted:
+            raise ValueError(
+                f'{file} was computed with other settings ({settled}, not {wanted}); remove it to'
+                ' start over'
+            )
+        if absent := [k for k in names if k not in table]:
+            raise ValueError(f'{file} has no column {absent[0]}; remove it to start over')
+    done = (
+        set()
+        if table is None
+        else set(table[names].drop_duplicates().itertuples(index=False, name=None))
+    )
     todo = [c for c in cells if tuple(c.values()) not in done]
     more = settings | places | ({} if folder is None else {'folder': str(folder)})
+
     def keep(c, rows):
         nonlocal table
-        table = pd.concat([t for t in (table, rows.assign(**c)[[*names, *(k for k in rows if k not in names)]]) if t is not None], ignore_index=True)
-        table.attrs = {'settings': wanted}; file.parent.mkdir(parents=True, exist_ok=True); _write(table, file)
-    def failed(c, e): return RuntimeError(f'{cell.__name__}({", ".join(f"{k}={v!r}" for k, v in c.items())}): {type(e).__name__}: {e}')
-    with tqdm(total=len(cells), initial=len(cells) - len(todo), desc=file.stem, disable=not progress or not todo) as bar:
+        table = pd.concat(
+            [
+                t
+                for t in (table, rows.assign(**c)[[*names, *(k for k in rows if k not in names)]])
+                if t is not None
+            ],
+            ignore_index=True,
+        )
+        table.attrs = {'settings': wanted}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _write(table, file)
+
+    def failed(c, e):
+        return RuntimeError(
+            f'{cell.__name__}({", ".join(f"{k}={v!r}" for k, v in c.items())}):'
+            f' {type(e).__name__}: {e}'
+        )
+
+    with tqdm(
+        total=len(cells),
+        initial=len(cells) - len(todo),
+        desc=file.stem,
+        disable=not progress or not todo,
+    ) as bar:
         if processes == 0 or len(todo) < 2:
             for c in todo:
-                try: rows = cell(**c, **more)
-                except Exception as e: raise failed(c, e) from e
-                keep(c, rows); bar.update()
+                try:
+                    rows = cell(**c, **more)
+                except Exception as e:
+                    raise failed(c, e) from e
+                keep(c, rows)
+                bar.update()
         else:
             with ProcessPoolExecutor(processes, get_context('spawn'), _one_thread) as pool:
                 waiting, running, error = iter(todo), {}, None
+
                 def begin(n):
-                    for c in itertools.islice(waiting, n): running[pool.submit(cell, **c, **more)] = c
+                    for c in itertools.islice(waiting, n):
+                        running[pool.submit(cell, **c, **more)] = c
+
                 begin(processes)
                 while running:
                     for job in wait(running, return_when=FIRST_COMPLETED).done:
                         c = running.pop(job)
-                        try: rows = job.result()
-                        except Exception as e: error = error or (c, e); continue      # nothing new is begun; what runs is kept
-                        keep(c, rows); bar.update()
-                        if not error: begin(1)
-                if error: raise failed(*error) from error[1]
+                        try:
+                            rows = job.result()
+                        # nothing new is begun; what runs is kept
+                        except Exception as e:
+                            error = error or (c, e)
+                            continue
+                        keep(c, rows)
+                        bar.update()
+                        if not error:
+                            begin(1)
+                if error:
+                    raise failed(*error) from error[1]
     place = {tuple(c.values()): i for i, c in enumerate(cells)}
     order = [place.get(k, -1) for k in table[names].itertuples(index=False, name=None)]
-    return table.assign(_order=order).query('_order >= 0').sort_values('_order', kind='stable').drop(columns='_order').reset_index(drop=True)
+    return (
+        table.assign(_order=order)
+        .query('_order >= 0')
+        .sort_values('_order', kind='stable')
+        .drop(columns='_order')
+        .reset_index(drop=True)
+    )
 
 # %% ../nbs/14b_studies.ipynb #intervals
 def against(
-    cells:pd.DataFrame,   # of `fill`
-    column:str,           # such as 'pairs'
-    name:str,             # value of that column from which the others' differences are taken
-) -> pd.DataFrame:        # rows of the others, value now the difference within the cell; measures that both have
+    cells: pd.DataFrame,  # of `fill`
+    column: str,  # such as 'pairs'
+    # value of that column from which the others' differences are taken
+    name: str,
+    # rows of the others, value now the difference within the cell; measures that both have
+) -> pd.DataFrame:
     "Paired differences. Raises ValueError for a name that is not in the column."
     base, rest = cells[cells[column] == name], cells[cells[column] != name]
-    if not len(base): raise ValueError(f'{column} has no {name!r}, only {", ".join(map(str, cells[column].unique()))}')
+    if not len(base):
+        raise ValueError(
+            f'{column} has no {name!r}, only {", ".join(map(str, cells[column].unique()))}'
+        )
     keys = [c for c in cells if c not in (column, 'value', 'chance')]
-    both = rest.drop(columns='chance', errors='ignore').merge(base[[*keys, 'value']], on=keys, suffixes=('', '_base'), validate='m:1')
+    both = rest.drop(columns='chance', errors='ignore').merge(
+        base[[*keys, 'value']], on=keys, suffixes=('', '_base'), validate='m:1'
+    )
     return both.assign(value=both['value'] - both['value_base']).drop(columns='value_base')
 
+
 def intervals(
-    cells:pd.DataFrame,         # of `fill` or `against`
-    by:list[str],               # columns whose groups are summed up, such as ['pairs', 'measure']
-    repeat:str='assignment',    # column whose values are the repetitions
-    overlap:float=.5,           # test people by training people; 0 where every repetition has people of its own
-) -> pd.DataFrame:              # columns `by`, value, low, high
-    "Mean over repetitions, after that over seeds, with its 95 % interval (corrected resampled t, Nadeau and Bengio 2003). One repetition has no interval: nan. Raises ValueError for a negative overlap."
-    if not overlap >= 0: raise ValueError(f'overlap is {overlap}; it must be 0 or more')
+    cells: pd.DataFrame,  # of `fill` or `against`
+    # columns whose groups are summed up, such as ['pairs', 'measure']
+    by: list[str],
+    repeat: str = 'assignment',  # column whose values are the repetitions
+    # test people by training people; 0 where every repetition has people of its own
+    overlap: float = 0.5,
+) -> pd.DataFrame:  # columns `by`, value, low, high
+    """Mean over repetitions, after that over seeds, with its 95 % interval (corrected resampled t,
+    Nadeau and Bengio 2003).
+
+    One repetition has no interval: nan. Raises ValueError for a negative overlap.
+    """
+    if not overlap >= 0:
+        raise ValueError(f'overlap is {overlap}; it must be 0 or more')
     each = cells.groupby([*by, repeat], sort=False)['value'].mean().groupby(by, sort=False)
     n, mean = each.count(), each.mean()
-    half = stats.t.ppf(.975, n.where(n > 1) - 1)*each.std()*np.sqrt(1/n + overlap)
+    half = stats.t.ppf(0.975, n.where(n > 1) - 1) * each.std() * np.sqrt(1 / n + overlap)
     return pd.DataFrame({'value': mean, 'low': mean - half, 'high': mean + half}).reset_index()
 
+
 def readable(
-    found:pd.DataFrame,     # of `intervals`
-    index:str,              # its column that becomes the rows
-    columns:str='measure',  # and the one that becomes the columns
-    digits:int=2,           # after the point
-    signed:bool=False,      # write + before what is positive, for differences
-) -> pd.DataFrame:          # texts 'value [low, high]', empty where nothing was measured
+    found: pd.DataFrame,  # of `intervals`
+    index: str,  # its column that becomes the rows
+    columns: str = 'measure',  # and the one that becomes the columns
+    digits: int = 2,  # after the point
+    signed: bool = False,  # write + before what is positive, for differences
+) -> pd.DataFrame:  # texts 'value [low, high]', empty where nothing was measured
     "A table to look at, in the order of `found`."
-    def number(x): return f"{round(x, digits) + 0.:{'+' if signed else ''}.{digits}f}"
-    text = [f'{number(r.value)} [{number(r.low)}, {number(r.high)}]' if r.low == r.low else '' if r.value != r.value else number(r.value) for r in found.itertuples()]
+
+    def number(x):
+        return f'{round(x, digits) + 0.0:{"+" if signed else ""}.{digits}f}'
+
+    text = [
+        f'{number(r.value)} [{number(r.low)}, {number(r.high)}]'
+        if r.low == r.low
+        else ''
+        if r.value != r.value
+        else number(r.value)
+        for r in found.itertuples()
+    ]
     table = found.assign(text=text).pivot(index=index, columns=columns, values='text')
-    return table.loc[found[index].drop_duplicates(), found[columns].drop_duplicates()].fillna('').rename_axis(index=None, columns=None)
+    return (
+        table.loc[found[index].drop_duplicates(), found[columns].drop_duplicates()]
+        .fillna('')
+        .rename_axis(index=None, columns=None)
+    )

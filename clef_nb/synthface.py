@@ -25,498 +25,1211 @@ import pandas as pd
 from PIL import Image
 from scipy.spatial.transform import Rotation
 from scipy.special import ndtri
-from .facs import AFFECTNET_EXPRESSIONS, BP4D_PARTS, BP4D_PLUS_CODED, BP4D_PLUS_SUBJECTS, DISFA_CODED, DISFA_PARTS, FERPLUS_EXPRESSIONS, RAFDB_EXPRESSIONS, protocol
+from clef_nb.facs import (
+    AFFECTNET_EXPRESSIONS,
+    BP4D_PARTS,
+    BP4D_PLUS_CODED,
+    BP4D_PLUS_SUBJECTS,
+    DISFA_CODED,
+    DISFA_PARTS,
+    FERPLUS_EXPRESSIONS,
+    RAFDB_EXPRESSIONS,
+    protocol,
+)
 from .head import AUS
 from .people import FRAME, POSED, Subject, _prepare, draw_shot, draw_subject, render
 
 # %% ../nbs/03_synthface.ipynb #activities
 ACTIVITY_AUS = {
-    'T1': {6: .75, 7: .40, 10: .45, 12: .90, 14: .25, 25: .70, 26: .20},
-    'T2': {1: .65, 4: .50, 15: .65, 17: .50, 24: .15, 14: .15},
-    'T3': {1: .75, 2: .80, 5: .70, 25: .60, 26: .50, 12: .20},
-    'T4': {12: .70, 14: .65, 23: .35, 24: .40, 6: .35, 17: .20},
-    'T5': {1: .65, 2: .30, 4: .55, 5: .55, 20: .55, 25: .40, 10: .15},
-    'T6': {4: .65, 6: .65, 7: .80, 10: .50, 25: .40, 9: .25, 17: .15},
-    'T7': {4: .65, 7: .60, 23: .60, 24: .50, 17: .40, 14: .30},
-    'T8': {9: .65, 10: .80, 17: .50, 4: .40, 7: .40, 15: .30, 6: .25}}
-RARE = .04        # how often an action unit is active that the activity does not bring out
+    'T1': {6: 0.75, 7: 0.40, 10: 0.45, 12: 0.90, 14: 0.25, 25: 0.70, 26: 0.20},
+    'T2': {1: 0.65, 4: 0.50, 15: 0.65, 17: 0.50, 24: 0.15, 14: 0.15},
+    'T3': {1: 0.75, 2: 0.80, 5: 0.70, 25: 0.60, 26: 0.50, 12: 0.20},
+    'T4': {12: 0.70, 14: 0.65, 23: 0.35, 24: 0.40, 6: 0.35, 17: 0.20},
+    'T5': {1: 0.65, 2: 0.30, 4: 0.55, 5: 0.55, 20: 0.55, 25: 0.40, 10: 0.15},
+    'T6': {4: 0.65, 6: 0.65, 7: 0.80, 10: 0.50, 25: 0.40, 9: 0.25, 17: 0.15},
+    'T7': {4: 0.65, 7: 0.60, 23: 0.60, 24: 0.50, 17: 0.40, 14: 0.30},
+    'T8': {9: 0.65, 10: 0.80, 17: 0.50, 4: 0.40, 7: 0.40, 15: 0.30, 6: 0.25},
+}
+# how often an action unit is active that the activity does not bring out
+RARE = 0.04
 
-def sequence(subject:Subject, # who
-             activity:str|dict, # a key of `ACTIVITY_AUS`, or how often each action unit is active (action unit -> share)
-             n_frames:int, # frames, spread evenly over about twenty seconds
-             rng:np.random.Generator, # source of randomness
-            ) -> np.ndarray: # [n_frames, len(POSED)] intensities, 0..5
-    "Intensities of the action units in `POSED` over one sequence. A Gaussian course crosses a threshold for the share of time that the activity, shifted by the subject's habits, asks for."
+
+def sequence(
+    subject: Subject,  # who
+    # a key of `ACTIVITY_AUS`, or how often each action unit is active (action unit ->
+    # share)
+    activity: str | dict,
+    n_frames: int,  # frames, spread evenly over about twenty seconds
+    rng: np.random.Generator,  # source of randomness
+) -> np.ndarray:  # [n_frames, len(POSED)] intensities, 0..5
+    """Intensities of the action units in `POSED` over one sequence.
+
+    A Gaussian course crosses a threshold for the share of time that the activity, shifted by the
+    subject's habits, asks for.
+    """
     profile = ACTIVITY_AUS[activity] if isinstance(activity, str) else activity
     p = np.array([profile.get(au, RARE) for au in POSED])
     habits = subject.habits[[AUS.index(au) for au in POSED]]
     p = 1 / (1 + np.exp(-(np.log(p / (1 - p)) + habits)))
     t = np.linspace(0, 1, n_frames)[:, None]
+
     def course(k):
         "k smooth Gaussian courses of unit variance"
         f, phase = rng.normal(size=(24, k)) * 2.2, rng.uniform(0, 2 * np.pi, (24, k))
         return np.sqrt(2 / 24) * np.cos(2 * np.pi * t[..., None] * f + phase).sum(1)
-    u = np.sqrt(.3) * course(1) + np.sqrt(.7) * course(len(POSED))
+
+    u = np.sqrt(0.3) * course(1) + np.sqrt(0.7) * course(len(POSED))
     above = u - ndtri(1 - p)
-    x = .3 * (1 + above / .3).clip(0, 1) + above.clip(0) / 2
+    x = 0.3 * (1 + above / 0.3).clip(0, 1) + above.clip(0) / 2
     return (5 * (subject.expressiveness * x).clip(0, 1)).astype(np.float32)
 
-def occurrence(intensity:np.ndarray # 0..5
-              ) -> np.ndarray: # 0 or 1, int8
+
+def occurrence(
+    intensity: np.ndarray,  # 0..5
+) -> np.ndarray:  # 0 or 1, int8
     "An action unit occurs from intensity 1 (FACS level A) on."
     return (np.asarray(intensity) >= 1).astype(np.int8)
 
 # %% ../nbs/03_synthface.ipynb #faces
-def subject_names(n:int # number of subjects
-                 ) -> list: # names, women and men in turn
+def subject_names(
+    n: int,  # number of subjects
+) -> list:  # names, women and men in turn
     "Names for subjects outside a data set: F001, M001, F002, ..."
-    return [f"{'FM'[i % 2]}{i // 2 + 1:03d}" for i in range(n)]
+    return [f'{"FM"[i % 2]}{i // 2 + 1:03d}' for i in range(n)]
 
-def _stream(seed, *key): return np.random.default_rng([seed, *key])
 
-def _subject_frames(index, name, n_frames, size, seed, behaviour, strength, profiles=ACTIVITY_AUS, key=0):
+def _stream(seed, *key):
+    return np.random.default_rng([seed, *key])
+
+
+def _subject_frames(
+    index, name, n_frames, size, seed, behaviour, strength, profiles=ACTIVITY_AUS, key=0
+):
     "All sequences of one subject: images, and one row per frame"
-    rng = _stream(seed, key, index); s = draw_subject(rng, name, **behaviour); images, rows = [], []
-    background, ambient = tuple(rng.uniform(.25, .75, 3)), float(rng.uniform(.35, .6))      # one visit to the laboratory
+    rng = _stream(seed, key, index)
+    s = draw_subject(rng, name, **behaviour)
+    images, rows = [], []
+    # one visit to the laboratory
+    background, ambient = tuple(rng.uniform(0.25, 0.75, 3)), float(rng.uniform(0.35, 0.6))
     for a, (activity, profile) in enumerate(profiles.items()):
         rng = _stream(seed, key + 1, index, a)
         course = sequence(s, profile, n_frames, rng)
         for f in range(n_frames):
-            shot = draw_shot(rng, strength); shot.background, shot.ambient = background, ambient
+            shot = draw_shot(rng, strength)
+            shot.background, shot.ambient = background, ambient
             images.append(render(s, dict(zip(POSED, course[f])), shot, size))
-            rows.append(dict(subject=name, activity=activity, frame=f + 1, **{f'AU{au}_intensity': round(float(i), 3) for au, i in zip(POSED, course[f])},
-                             yaw=round(shot.yaw, 2), pitch=round(shot.pitch, 2), glasses=s.words['glasses']))
+            rows.append(
+                dict(
+                    subject=name,
+                    activity=activity,
+                    frame=f + 1,
+                    **{f'AU{au}_intensity': round(float(i), 3) for au, i in zip(POSED, course[f])},
+                    yaw=round(shot.yaw, 2),
+                    pitch=round(shot.pitch, 2),
+                    glasses=s.words['glasses'],
+                )
+            )
     return np.stack(images), rows
+
 
 def _by_subject(job, names):
     "Run `job(index, name)` for all subjects on all cores; numba leaves Python's lock alone"
     _prepare()
-    with ThreadPoolExecutor(os.cpu_count()) as pool: return list(pool.map(job, range(len(names)), names))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(job, range(len(names)), names))
 
-def faces(n_subjects:int=8, # people
-          frames:int=8, # frames of each of the eight activities
-          size:int=64, # pixels
-          seed:int=0, # the same seed gives the same bytes
-          habit_strength:float=.5, # see `draw_subject`; with `expressiveness` at 0, too, identity says nothing about action units
-          expressiveness:float=.22, # see `draw_subject`
-          strength:float=1., # of the nuisances, see `draw_shot`
-         ) -> tuple: # uint8 images [N, size, size, 3]; DataFrame with subject, activity, frame, `AU{n}_intensity` (0..5), yaw, pitch, glasses
+
+def faces(
+    n_subjects: int = 8,  # people
+    frames: int = 8,  # frames of each of the eight activities
+    size: int = 64,  # pixels
+    seed: int = 0,  # the same seed gives the same bytes
+    # see `draw_subject`; with `expressiveness` at 0, too, identity says nothing about action
+    # units
+    habit_strength: float = 0.5,
+    expressiveness: float = 0.22,  # see `draw_subject`
+    strength: float = 1.0,  # of the nuisances, see `draw_shot`
+    # uint8 images [N, size, size, 3]; DataFrame with subject, activity, frame,
+    # `AU{n}_intensity` (0..5), yaw, pitch, glasses
+) -> tuple:
     "Render subjects in all activities into memory."
-    parts = _by_subject(lambda i, name: _subject_frames(i, name, frames, size, seed, dict(habit_strength=habit_strength, expressiveness=expressiveness), strength), subject_names(n_subjects))
+    parts = _by_subject(
+        lambda i, name: _subject_frames(
+            i,
+            name,
+            frames,
+            size,
+            seed,
+            dict(habit_strength=habit_strength, expressiveness=expressiveness),
+            strength,
+        ),
+        subject_names(n_subjects),
+    )
     return np.concatenate([p[0] for p in parts]), pd.DataFrame([r for p in parts for r in p[1]])
 
 # %% ../nbs/03_synthface.ipynb #express
-EXPRESSION_AUS = {       # action unit: (share of the faces that show it, typical intensity 1..5)
+# action unit: (share of the faces that show it, typical intensity 1..5)
+EXPRESSION_AUS = {
     'neutral': {},
-    'happiness': {6: (.90, 3.2), 12: (.99, 4.7), 25: (.70, 3.4)},
-    'sadness': {1: (.97, 4.2), 4: (.80, 2.6), 15: (.97, 4.3), 17: (.60, 2.8)},
-    'surprise': {1: (.97, 4.3), 2: (.97, 4.3), 5: (.90, 4.5), 25: (.90, 3.2), 26: (.90, 3.8)},
-    'fear': {1: (.97, 4.6), 2: (.65, 2.8), 4: (.85, 2.8), 5: (.97, 4.8), 20: (.95, 4.6), 25: (.85, 3.2)},
-    'disgust': {9: (.95, 4.4), 10: (.95, 4.), 17: (.60, 2.8)},
-    'anger': {4: (.99, 4.6), 5: (.45, 2.8), 7: (.85, 2.8), 23: (.75, 3.6), 24: (.65, 3.6)},
-    'contempt': {14: (.99, 4.5), 12: (.80, 2.4)}}
+    'happiness': {6: (0.90, 3.2), 12: (0.99, 4.7), 25: (0.70, 3.4)},
+    'sadness': {1: (0.97, 4.2), 4: (0.80, 2.6), 15: (0.97, 4.3), 17: (0.60, 2.8)},
+    'surprise': {1: (0.97, 4.3), 2: (0.97, 4.3), 5: (0.90, 4.5), 25: (0.90, 3.2), 26: (0.90, 3.8)},
+    'fear': {
+        1: (0.97, 4.6),
+        2: (0.65, 2.8),
+        4: (0.85, 2.8),
+        5: (0.97, 4.8),
+        20: (0.95, 4.6),
+        25: (0.85, 3.2),
+    },
+    'disgust': {9: (0.95, 4.4), 10: (0.95, 4.0), 17: (0.60, 2.8)},
+    'anger': {4: (0.99, 4.6), 5: (0.45, 2.8), 7: (0.85, 2.8), 23: (0.75, 3.6), 24: (0.65, 3.6)},
+    'contempt': {14: (0.99, 4.5), 12: (0.80, 2.4)},
+}
 ONE_SIDED = ('contempt',)
 
-def express(subject:Subject, # who
-            expression:str, # a key of `EXPRESSION_AUS`
-            rng:np.random.Generator, # source of randomness
-           ) -> dict: # what `render` takes: action unit -> intensity; `'L12'` or `'R12'` where one half of the face acts alone
-    "Pose an expression after its FACS prototype (Ekman and Friesen's EMFACS; the shares and strengths are our choice) with the variation of a person and of a moment. Each action unit of the prototype that is shown reaches at least intensity 1. Raises ValueError for an unknown expression."
-    if expression not in EXPRESSION_AUS: raise ValueError(f'there is no expression {expression!r}; choose one of {", ".join(EXPRESSION_AUS)}')
-    prototype, side = EXPRESSION_AUS[expression], str(rng.choice(['L', 'R'])) if expression in ONE_SIDED else ''
+
+def express(
+    subject: Subject,  # who
+    expression: str,  # a key of `EXPRESSION_AUS`
+    rng: np.random.Generator,  # source of randomness
+    # what `render` takes: action unit -> intensity; `'L12'` or `'R12'` where one half of
+    # the face acts alone
+) -> dict:
+    """Pose an expression after its FACS prototype (Ekman and Friesen's EMFACS; the shares and
+    strengths are our choice) with the variation of a person and of a moment.
+
+    Each action unit of the prototype that is shown reaches at least intensity 1. Raises ValueError
+    for an unknown expression.
+    """
+    if expression not in EXPRESSION_AUS:
+        raise ValueError(
+            f'there is no expression {expression!r}; choose one of {", ".join(EXPRESSION_AUS)}'
+        )
+    prototype, side = (
+        EXPRESSION_AUS[expression],
+        str(rng.choice(['L', 'R'])) if expression in ONE_SIDED else '',
+    )
     shown = {au: _shifted(prototype.get(au, (RARE, 0))[0], subject, au) for au in POSED}
-    moment, out = rng.lognormal(0, .12), {}
+    moment, out = rng.lognormal(0, 0.12), {}
     for au, p in shown.items():
-        takes_part, x = rng.random() < p, rng.lognormal(0, .15)
-        if not takes_part: continue
-        if au in prototype: out[f'{side}{au}' if side else au] = float(np.clip(prototype[au][1] * x * moment * subject.expressiveness, 1, 5))
-        else: out[au] = float(np.clip(1.2 * x * subject.expressiveness, 0, 2))
+        takes_part, x = rng.random() < p, rng.lognormal(0, 0.15)
+        if not takes_part:
+            continue
+        if au in prototype:
+            out[f'{side}{au}' if side else au] = float(
+                np.clip(prototype[au][1] * x * moment * subject.expressiveness, 1, 5)
+            )
+        else:
+            out[au] = float(np.clip(1.2 * x * subject.expressiveness, 0, 2))
     return out
 
-def _shifted(p, subject, au): return 1 / (1 + math.exp(-(math.log(p / (1 - p)) + float(subject.habits[AUS.index(au)]))))
+
+def _shifted(p, subject, au):
+    return 1 / (1 + math.exp(-(math.log(p / (1 - p)) + float(subject.habits[AUS.index(au)]))))
 
 # %% ../nbs/03_synthface.ipynb #twin
 def _within(**numbers):
     "Refuse a number that is not whole or lies outside its limits: name=(value, low, high)"
     for name, (x, low, high) in numbers.items():
-        if isinstance(x, bool) or not isinstance(x, (int, np.integer)) or not low <= x <= high: raise ValueError(f'{name} is {x!r}; it must be a whole number from {low:,} to {high:,}')
+        if isinstance(x, bool) or not isinstance(x, (int, np.integer)) or not low <= x <= high:
+            raise ValueError(f'{name} is {x!r}; it must be a whole number from {low:,} to {high:,}')
+
 
 def _write_twin(root, dataset, settings, fill):
-    "`fill(folder)` writes the data set and returns the rows of its truth; truth.parquet and twin.json are laid beside it, and the whole takes its name at the very end"
+    """`fill(folder)` writes the data set and returns the rows of its truth; truth.parquet and
+    twin.json are laid beside it, and the whole takes its name at the very end
+    """
     root = Path(root)
     _within(seed=(settings['seed'], 0, 2**63))
     for name in ('habit_strength', 'expressiveness'):
         x = settings.get(name, 0)
-        if isinstance(x, bool) or not isinstance(x, (int, float)) or not 0 <= x <= 20: raise ValueError(f'{name} is {x!r}; it must be a number from 0 to 20')
-    if root.exists(): raise FileExistsError(f'{root} exists: choose another folder, or remove it first')
+        if isinstance(x, bool) or not isinstance(x, (int, float)) or not 0 <= x <= 20:
+            raise ValueError(f'{name} is {x!r}; it must be a number from 0 to 20')
+    if root.exists():
+        raise FileExistsError(f'{root} exists: choose another folder, or remove it first')
     root.parent.mkdir(parents=True, exist_ok=True)
     tmp = Path(tempfile.mkdtemp(prefix=f'.{root.name}-', dir=root.parent))
     try:
         truth = pd.DataFrame(fill(tmp))
         truth.to_parquet(tmp / 'truth.parquet')
-        (tmp / 'twin.json').write_text(json.dumps(dict(dataset=dataset, **settings, expected=_expected(dataset, truth[truth['coded']])), default=int))
-        tmp.chmod(0o755); os.replace(tmp, root)
-    except BaseException: shutil.rmtree(tmp, ignore_errors=True); raise
+        (tmp / 'twin.json').write_text(
+            json.dumps(
+                dict(
+                    dataset=dataset, **settings, expected=_expected(dataset, truth[truth['coded']])
+                ),
+                default=int,
+            )
+        )
+        tmp.chmod(0o755)
+        os.replace(tmp, root)
+    except BaseException:
+        shutil.rmtree(tmp, ignore_errors=True)
+        raise
     return root
+
 
 def _expected(dataset, truth):
     "What a loader must find: the lines of the data set's protocol, counted in the truth"
-    folds = dict(zip(('fold 1', 'fold 2', 'fold 3'), reversed(DISFA_PARTS if dataset == 'disfa' else BP4D_PARTS)))
-    def count(part, what):
-        rows = truth if not part else truth[truth['subject'].isin(folds[part])] if part in folds else truth[truth['split'] == part]
-        if what in ('subjects', 'sequences'): return len(rows[['subject', 'activity'] if what == 'sequences' and dataset != 'disfa' else ['subject']].drop_duplicates())
-        return len(rows) if what == 'frames' else int((rows['expression'] == what).sum())
-    return [[part, what, count(part, what)] for part, what in protocol(dataset)[['part', 'what']].itertuples(index=False)]
+    folds = dict(
+        zip(
+            ('fold 1', 'fold 2', 'fold 3'),
+            reversed(DISFA_PARTS if dataset == 'disfa' else BP4D_PARTS),
+        )
+    )
 
-def _save(image, path): path.parent.mkdir(parents=True, exist_ok=True); Image.fromarray(image).save(path, quality=94)
+    def count(part, what):
+        rows = (
+            truth
+            if not part
+            else truth[truth['subject'].isin(folds[part])]
+            if part in folds
+            else truth[truth['split'] == part]
+        )
+        if what in ('subjects', 'sequences'):
+            return len(
+                rows[
+                    ['subject', 'activity']
+                    if what == 'sequences' and dataset != 'disfa'
+                    else ['subject']
+                ].drop_duplicates()
+            )
+        return len(rows) if what == 'frames' else int((rows['expression'] == what).sum())
+
+    return [
+        [part, what, count(part, what)]
+        for part, what in protocol(dataset)[['part', 'what']].itertuples(index=False)
+    ]
+
+
+def _save(image, path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path, quality=94)
 
 # %% ../nbs/03_synthface.ipynb #write-bp4d
-def _in_turn(lists): return tuple(s for group in zip_longest(*lists) for s in group if s)
-BP4D_SUBJECTS = _in_turn(BP4D_PARTS)        # the official parts in turn, so that a few subjects fill all three folds
-_BP4D_COLUMNS = (1, 2, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 22, 23, 24, 27, 28)
+def _in_turn(lists):
+    return tuple(s for group in zip_longest(*lists) for s in group if s)
+
+
+# the official parts in turn, so that a few subjects fill all three folds
+BP4D_SUBJECTS = _in_turn(BP4D_PARTS)
+_BP4D_COLUMNS = (
+    1,
+    2,
+    4,
+    5,
+    6,
+    7,
+    9,
+    10,
+    11,
+    12,
+    13,
+    14,
+    15,
+    16,
+    17,
+    18,
+    19,
+    20,
+    22,
+    23,
+    24,
+    27,
+    28,
+)
+
 
 def _write_tasks(root, dataset, subjects, key, profiles, coded, columns, digits, **settings):
     "A twin of BP4D or BP4D+: images and AU files"
-    n_subjects, n_frames, size, seed = (settings[k] for k in ('n_subjects', 'frames_per_sequence', 'size', 'seed'))
-    _within(n_subjects=(n_subjects, 1, len(subjects)), frames_per_sequence=(n_frames, 1, 5000), size=(size, 16, 1024))
+    n_subjects, n_frames, size, seed = (
+        settings[k] for k in ('n_subjects', 'frames_per_sequence', 'size', 'seed')
+    )
+    _within(
+        n_subjects=(n_subjects, 1, len(subjects)),
+        frames_per_sequence=(n_frames, 1, 5000),
+        size=(size, 16, 1024),
+    )
     behaviour = {k: settings[k] for k in ('habit_strength', 'expressiveness')}
-    margin = 2       # images before and after the coded run
+    margin = 2  # images before and after the coded run
+
     def fill(tmp):
-        for folder in ['AU_OCC'] + [f'AU_INT/AU{u:02d}' for u in POSED]: (tmp / 'AUCoding' / folder).mkdir(parents=True)
+        for folder in ['AU_OCC'] + [f'AU_INT/AU{u:02d}' for u in POSED]:
+            (tmp / 'AUCoding' / folder).mkdir(parents=True)
+
         def job(index, name):
-            images, rows = _subject_frames(index, name, n_frames + 2 * margin, size, seed, behaviour, 1., profiles, key)
+            images, rows = _subject_frames(
+                index, name, n_frames + 2 * margin, size, seed, behaviour, 1.0, profiles, key
+            )
             images = images.reshape(len(profiles), -1, *images.shape[1:])
             for a, activity in enumerate(profiles):
                 rng = _stream(seed, key + 2, index, a)
-                start = max(int(rng.choice([1, 1, 1, 2440]) if a == 0 else rng.integers(1, 1200)), margin + 1)
-                mine = rows[a * images.shape[1]:(a + 1) * images.shape[1]]
+                start = max(
+                    int(rng.choice([1, 1, 1, 2440]) if a == 0 else rng.integers(1, 1200)),
+                    margin + 1,
+                )
+                mine = rows[a * images.shape[1] : (a + 1) * images.shape[1]]
                 for k, (img, row) in enumerate(zip(images[a], mine)):
-                    row['frame'] = start - margin + k; row['coded'] = activity in coded and margin <= k < margin + n_frames
-                    _save(img, tmp / name / activity / f"{row['frame']:0{digits}}.jpg")
-                if activity not in coded: continue
+                    row['frame'] = start - margin + k
+                    row['coded'] = activity in coded and margin <= k < margin + n_frames
+                    _save(img, tmp / name / activity / f'{row["frame"]:0{digits}}.jpg')
+                if activity not in coded:
+                    continue
                 run = [r for r in mine if r['coded']]
+
                 def table(file, rows):
-                    with open(tmp / 'AUCoding' / file, 'w', newline='') as f: csv.writer(f).writerows(rows)
-                table(f'AU_OCC/{name}_{activity}.csv', [[0, *columns]] + [[r['frame'], *[int(occurrence(r[f'AU{u}_intensity'])) if u in POSED else 9 for u in columns]] for r in run])
-                for u in POSED: table(f'AU_INT/AU{u:02d}/{name}_{activity}_AU{u:02d}.csv', [[r['frame'], r[f'AU{u}_intensity']] for r in run])
+                    with open(tmp / 'AUCoding' / file, 'w', newline='') as f:
+                        csv.writer(f).writerows(rows)
+
+                table(
+                    f'AU_OCC/{name}_{activity}.csv',
+                    [[0, *columns]]
+                    + [
+                        [
+                            r['frame'],
+                            *[
+                                int(occurrence(r[f'AU{u}_intensity'])) if u in POSED else 9
+                                for u in columns
+                            ],
+                        ]
+                        for r in run
+                    ],
+                )
+                for u in POSED:
+                    table(
+                        f'AU_INT/AU{u:02d}/{name}_{activity}_AU{u:02d}.csv',
+                        [[r['frame'], r[f'AU{u}_intensity']] for r in run],
+                    )
             return rows
+
         return [r for part in _by_subject(job, subjects[:n_subjects]) for r in part]
+
     return _write_twin(root, dataset, settings, fill)
 
-def write_bp4d(root:str|Path, # folder to make; refused when it exists
-               n_subjects:int=41, # 1..41
-               frames_per_sequence:int=24, # coded frames of each sequence
-               size:int=64, # pixels
-               seed:int=0, # the same seed gives the same files
-               habit_strength:float=.5, # see `draw_subject`
-               expressiveness:float=.22, # see `draw_subject`
-              ) -> Path: # the folder
-    "Write a miniature of BP4D in its official layout. Appears all at once or not at all. Raises FileExistsError for an existing folder and ValueError for impossible numbers."
-    return _write_tasks(root, 'bp4d', BP4D_SUBJECTS, 0, ACTIVITY_AUS, ACTIVITY_AUS, _BP4D_COLUMNS, 1,
-                        n_subjects=n_subjects, frames_per_sequence=frames_per_sequence, size=size, seed=seed, habit_strength=habit_strength, expressiveness=expressiveness)
+
+def write_bp4d(
+    root: str | Path,  # folder to make; refused when it exists
+    n_subjects: int = 41,  # 1..41
+    frames_per_sequence: int = 24,  # coded frames of each sequence
+    size: int = 64,  # pixels
+    seed: int = 0,  # the same seed gives the same files
+    habit_strength: float = 0.5,  # see `draw_subject`
+    expressiveness: float = 0.22,  # see `draw_subject`
+) -> Path:  # the folder
+    """Write a miniature of BP4D in its official layout.
+
+    Appears all at once or not at all. Raises FileExistsError for an existing folder and ValueError
+    for impossible numbers.
+    """
+    return _write_tasks(
+        root,
+        'bp4d',
+        BP4D_SUBJECTS,
+        0,
+        ACTIVITY_AUS,
+        ACTIVITY_AUS,
+        _BP4D_COLUMNS,
+        1,
+        n_subjects=n_subjects,
+        frames_per_sequence=frames_per_sequence,
+        size=size,
+        seed=seed,
+        habit_strength=habit_strength,
+        expressiveness=expressiveness,
+    )
 
 # %% ../nbs/03_synthface.ipynb #write-bp4d-plus
-BP4D_PLUS_ACTIVITY_AUS = {'T1': ACTIVITY_AUS['T1'], 'T2': {1: .55, 2: .60, 5: .35, 12: .55, 25: .50, 26: .35}, 'T3': ACTIVITY_AUS['T2'], 'T4': ACTIVITY_AUS['T3'],
-    'T5': {2: .45, 4: .45, 7: .35, 14: .45, 17: .40, 24: .30}, 'T6': ACTIVITY_AUS['T4'], 'T7': ACTIVITY_AUS['T5'], 'T8': ACTIVITY_AUS['T6'], 'T9': ACTIVITY_AUS['T7'], 'T10': ACTIVITY_AUS['T8']}
-_BP4D_PLUS_COLUMNS = (12, 1, 4, 2, 6, 10, 7, 14, 17, 15, 24, 23, 5, 9, 11, 13, 16, 18, 19, 20, 22, 27, 28)
+BP4D_PLUS_ACTIVITY_AUS = {
+    'T1': ACTIVITY_AUS['T1'],
+    'T2': {1: 0.55, 2: 0.60, 5: 0.35, 12: 0.55, 25: 0.50, 26: 0.35},
+    'T3': ACTIVITY_AUS['T2'],
+    'T4': ACTIVITY_AUS['T3'],
+    'T5': {2: 0.45, 4: 0.45, 7: 0.35, 14: 0.45, 17: 0.40, 24: 0.30},
+    'T6': ACTIVITY_AUS['T4'],
+    'T7': ACTIVITY_AUS['T5'],
+    'T8': ACTIVITY_AUS['T6'],
+    'T9': ACTIVITY_AUS['T7'],
+    'T10': ACTIVITY_AUS['T8'],
+}
+_BP4D_PLUS_COLUMNS = (
+    12,
+    1,
+    4,
+    2,
+    6,
+    10,
+    7,
+    14,
+    17,
+    15,
+    24,
+    23,
+    5,
+    9,
+    11,
+    13,
+    16,
+    18,
+    19,
+    20,
+    22,
+    27,
+    28,
+)
 
-def write_bp4d_plus(root:str|Path, # folder to make; refused when it exists
-                    n_subjects:int=12, # 1..140
-                    frames_per_sequence:int=8, # coded frames of each coded sequence
-                    size:int=64, # pixels
-                    seed:int=0, # the same seed gives the same files
-                    habit_strength:float=.5, # see `draw_subject`
-                    expressiveness:float=.22, # see `draw_subject`
-                   ) -> Path: # the folder
-    "Write a miniature of BP4D+: images of ten tasks, AU files of T1, T6, T7 and T8 alone, their columns in an order of their own. Appears all at once or not at all. Raises FileExistsError for an existing folder and ValueError for impossible numbers."
+
+def write_bp4d_plus(
+    root: str | Path,  # folder to make; refused when it exists
+    n_subjects: int = 12,  # 1..140
+    frames_per_sequence: int = 8,  # coded frames of each coded sequence
+    size: int = 64,  # pixels
+    seed: int = 0,  # the same seed gives the same files
+    habit_strength: float = 0.5,  # see `draw_subject`
+    expressiveness: float = 0.22,  # see `draw_subject`
+) -> Path:  # the folder
+    """Write a miniature of BP4D+: images of ten tasks, AU files of T1, T6, T7 and T8 alone, their
+    columns in an order of their own.
+
+    Appears all at once or not at all. Raises FileExistsError for an existing folder and ValueError
+    for impossible numbers.
+    """
     turns = _in_turn([[s for s in BP4D_PLUS_SUBJECTS if s[0] == sex] for sex in 'FM'])
-    return _write_tasks(root, 'bp4d_plus', turns, 10, BP4D_PLUS_ACTIVITY_AUS, BP4D_PLUS_CODED, _BP4D_PLUS_COLUMNS, 4,
-                        n_subjects=n_subjects, frames_per_sequence=frames_per_sequence, size=size, seed=seed, habit_strength=habit_strength, expressiveness=expressiveness)
+    return _write_tasks(
+        root,
+        'bp4d_plus',
+        turns,
+        10,
+        BP4D_PLUS_ACTIVITY_AUS,
+        BP4D_PLUS_CODED,
+        _BP4D_PLUS_COLUMNS,
+        4,
+        n_subjects=n_subjects,
+        frames_per_sequence=frames_per_sequence,
+        size=size,
+        seed=seed,
+        habit_strength=habit_strength,
+        expressiveness=expressiveness,
+    )
 
 # %% ../nbs/03_synthface.ipynb #write-disfa
 DISFA_SUBJECTS = _in_turn(DISFA_PARTS)
-DISFA_ACTIVITIES = {'V1': ('Watch a funny clip', 'happiness', 'T1'), 'V2': ('Watch a clip with a sudden turn', 'surprise', 'T3'), 'V3': ('Watch a frightening clip', 'fear', 'T5'),
-                    'V4': ('Watch a revolting clip', 'disgust', 'T8'), 'V5': ('Watch a mournful clip', 'sadness', 'T2')}      # task, emotion, and the activity of BP4D whose profile it has
-_CAMERAS = {'left': -9., 'right': 9.}       # degrees that the camera's place adds to the yaw
+DISFA_ACTIVITIES = {
+    'V1': ('Watch a funny clip', 'happiness', 'T1'),
+    'V2': ('Watch a clip with a sudden turn', 'surprise', 'T3'),
+    'V3': ('Watch a frightening clip', 'fear', 'T5'),
+    # task, emotion, and the activity of BP4D whose profile it has
+    'V4': ('Watch a revolting clip', 'disgust', 'T8'),
+    'V5': ('Watch a mournful clip', 'sadness', 'T2'),
+}
+# degrees that the camera's place adds to the yaw
+_CAMERAS = {'left': -9.0, 'right': 9.0}
 
-def write_disfa(root:str|Path, # folder to make; refused when it exists
-                n_subjects:int=27, # 1..27
-                frames_per_subject:int=48, # frames of each video, 5 or more; SN010 has one frame fewer, as in DISFA
-                size:int=64, # pixels
-                seed:int=0, # the same seed gives the same files
-                habit_strength:float=.5, # see `draw_subject`
-                expressiveness:float=.22, # see `draw_subject`
-                cameras:tuple=('left',), # 'left', 'right' or both
-               ) -> Path: # the folder
-    "Write a miniature of DISFA: one video a subject, images counted from 0, label lines from 1, intensities 0 to 5, and the table activities.csv of the frames in which each emotion was shown. Appears all at once or not at all. Raises FileExistsError for an existing folder and ValueError for impossible numbers or cameras."
-    _within(n_subjects=(n_subjects, 1, 27), frames_per_subject=(frames_per_subject, len(DISFA_ACTIVITIES), 4845), size=(size, 16, 1024))
+
+def write_disfa(
+    root: str | Path,  # folder to make; refused when it exists
+    n_subjects: int = 27,  # 1..27
+    # frames of each video, 5 or more; SN010 has one frame fewer, as in DISFA
+    frames_per_subject: int = 48,
+    size: int = 64,  # pixels
+    seed: int = 0,  # the same seed gives the same files
+    habit_strength: float = 0.5,  # see `draw_subject`
+    expressiveness: float = 0.22,  # see `draw_subject`
+    cameras: tuple = ('left',),  # 'left', 'right' or both
+) -> Path:  # the folder
+    """Write a miniature of DISFA: one video a subject, images counted from 0, label lines from 1,
+    intensities 0 to 5, and the table activities.csv of the frames in which each emotion was
+    shown.
+
+    Appears all at once or not at all. Raises FileExistsError for an existing folder and ValueError
+    for impossible numbers or cameras.
+    """
+    _within(
+        n_subjects=(n_subjects, 1, 27),
+        frames_per_subject=(frames_per_subject, len(DISFA_ACTIVITIES), 4845),
+        size=(size, 16, 1024),
+    )
     cameras = (cameras,) if isinstance(cameras, str) else tuple(cameras or ())
-    if not cameras or set(cameras) - set(_CAMERAS): raise ValueError(f"cameras is {cameras!r}; choose 'left', 'right' or both")
-    ends = [frames_per_subject * (k + 1) // len(DISFA_ACTIVITIES) for k in range(len(DISFA_ACTIVITIES))]
+    if not cameras or set(cameras) - set(_CAMERAS):
+        raise ValueError(f"cameras is {cameras!r}; choose 'left', 'right' or both")
+    ends = [
+        frames_per_subject * (k + 1) // len(DISFA_ACTIVITIES) for k in range(len(DISFA_ACTIVITIES))
+    ]
+
     def fill(tmp):
         def job(index, name):
-            rng = _stream(seed, 20, index); s = draw_subject(rng, name.replace('SN', 'FM'[rng.integers(2)]), habit_strength, expressiveness)
-            background, ambient, rows = tuple(rng.uniform(.25, .75, 3)), float(rng.uniform(.35, .6)), []
+            rng = _stream(seed, 20, index)
+            s = draw_subject(
+                rng, name.replace('SN', 'FM'[rng.integers(2)]), habit_strength, expressiveness
+            )
+            background, ambient, rows = (
+                tuple(rng.uniform(0.25, 0.75, 3)),
+                float(rng.uniform(0.35, 0.6)),
+                [],
+            )
             for a, (activity, start, end) in enumerate(zip(DISFA_ACTIVITIES, [0] + ends, ends)):
                 rng = _stream(seed, 21, index, a)
                 for x in sequence(s, DISFA_ACTIVITIES[activity][2], end - start, rng):
-                    shot = draw_shot(rng, 1.); shot.background, shot.ambient = background, ambient; yaw = shot.yaw
-                    if (frame := len(rows)) == frames_per_subject - (name == 'SN010'): break
+                    shot = draw_shot(rng, 1.0)
+                    shot.background, shot.ambient = background, ambient
+                    yaw = shot.yaw
+                    if (frame := len(rows)) == frames_per_subject - (name == 'SN010'):
+                        break
                     for camera in cameras:
                         shot.yaw = yaw + _CAMERAS[camera]
-                        _save(render(s, dict(zip(POSED, x)), shot, size), tmp / f'Videos_{camera.title()}Camera/{camera.title()}Video{name}_comp/{frame}.jpg')
-                    rows.append(dict(subject=name, activity=activity, frame=frame + 1, coded=True, **{f'AU{au}_intensity': round(float(i), 3) for au, i in zip(POSED, x)}, yaw=round(yaw, 2), pitch=round(shot.pitch, 2), glasses=s.words['glasses']))
+                        _save(
+                            render(s, dict(zip(POSED, x)), shot, size),
+                            tmp
+                            / f'Videos_{camera.title()}Camera/{camera.title()}Video{name}_comp/{frame}.jpg',
+                        )
+                    rows.append(
+                        dict(
+                            subject=name,
+                            activity=activity,
+                            frame=frame + 1,
+                            coded=True,
+                            **{f'AU{au}_intensity': round(float(i), 3) for au, i in zip(POSED, x)},
+                            yaw=round(yaw, 2),
+                            pitch=round(shot.pitch, 2),
+                            glasses=s.words['glasses'],
+                        )
+                    )
             for au in DISFA_CODED:
-                file = tmp / f'ActionUnit_Labels/{name}/{name}_au{au}.txt'; file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(''.join(f"{r['frame']},{int(r[f'AU{au}_intensity'])}\n" for r in rows))
+                file = tmp / f'ActionUnit_Labels/{name}/{name}_au{au}.txt'
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(
+                    ''.join(f'{r["frame"]},{int(r[f"AU{au}_intensity"])}\n' for r in rows)
+                )
             return rows
+
         with open(tmp / 'activities.csv', 'w', newline='') as f:
-            csv.writer(f).writerows([['start', 'end', 'activity', 'task', 'emotion']] + [[start + 1, end, a, *DISFA_ACTIVITIES[a][:2]] for a, start, end in zip(DISFA_ACTIVITIES, [0] + ends, ends)])
+            csv.writer(f).writerows(
+                [['start', 'end', 'activity', 'task', 'emotion']]
+                + [
+                    [start + 1, end, a, *DISFA_ACTIVITIES[a][:2]]
+                    for a, start, end in zip(DISFA_ACTIVITIES, [0] + ends, ends)
+                ]
+            )
         return [r for part in _by_subject(job, DISFA_SUBJECTS[:n_subjects]) for r in part]
-    settings = dict(n_subjects=n_subjects, frames_per_subject=frames_per_subject, size=size, seed=seed, habit_strength=habit_strength, expressiveness=expressiveness, cameras=list(cameras))
+
+    settings = dict(
+        n_subjects=n_subjects,
+        frames_per_subject=frames_per_subject,
+        size=size,
+        seed=seed,
+        habit_strength=habit_strength,
+        expressiveness=expressiveness,
+        cameras=list(cameras),
+    )
     return _write_twin(root, 'disfa', settings, fill)
 
 # %% ../nbs/03_synthface.ipynb #wild
 def _drawn(rng, n, weights):
     "n names in random order, in proportion to their weights, at least one of each where n allows"
     names, w = list(weights), np.array(list(weights.values()), float)
-    w = n * w / w.sum(); least = int(n >= len(w)); k = np.maximum(w.astype(int), least)
-    while k.sum() != n: more = k.sum() < n; k[np.argmax(w - k if more else np.where(k > least, k - w, -np.inf))] += 1 if more else -1
+    w = n * w / w.sum()
+    least = int(n >= len(w))
+    k = np.maximum(w.astype(int), least)
+    while k.sum() != n:
+        more = k.sum() < n
+        k[np.argmax(w - k if more else np.where(k > least, k - w, -np.inf))] += 1 if more else -1
     return rng.permutation(np.repeat(names, k)).tolist()
 
-def _published(dataset, part): return {r.what: r.expected for r in protocol(dataset).itertuples() if r.part == part and r.what in EXPRESSION_AUS}
+
+def _published(dataset, part):
+    return {
+        r.what: r.expected
+        for r in protocol(dataset).itertuples()
+        if r.part == part and r.what in EXPRESSION_AUS
+    }
+
 
 def _snapshot(key, seed, split, index, pose):
-    "One picture in the wild: subject, intensities, shot and the row of its truth. `pose(subject, rng)` gives the intensities"
+    """One picture in the wild: subject, intensities, shot and the row of its truth.
+
+    `pose(subject, rng)` gives the intensities
+    """
     rng = _stream(seed, key, split, index)
-    person = index if rng.random() < .9 else int(rng.integers(index + 1))        # now and then somebody comes back
-    who = _stream(seed, key + 1, split, person); s = draw_subject(who, f"{'FM'[who.integers(2)]}{split}{person:06d}", looks=dict(age=float(who.random())))
-    aus, shot = pose(s, rng), draw_shot(rng, 1.8, occlusion=.25)
+    # now and then somebody comes back
+    person = index if rng.random() < 0.9 else int(rng.integers(index + 1))
+    who = _stream(seed, key + 1, split, person)
+    s = draw_subject(
+        who, f'{"FM"[who.integers(2)]}{split}{person:06d}', looks=dict(age=float(who.random()))
+    )
+    aus, shot = pose(s, rng), draw_shot(rng, 1.8, occlusion=0.25)
     side = next((str(k)[0] for k in aus if isinstance(k, str)), '')
-    row = dict(subject=s.name, age=s.words['age'], glasses=s.words['glasses'], yaw=round(shot.yaw, 2), pitch=round(shot.pitch, 2), side=side, **{f'AU{au}_intensity': round(_of(aus, au), 3) for au in POSED})
+    row = dict(
+        subject=s.name,
+        age=s.words['age'],
+        glasses=s.words['glasses'],
+        yaw=round(shot.yaw, 2),
+        pitch=round(shot.pitch, 2),
+        side=side,
+        **{f'AU{au}_intensity': round(_of(aus, au), 3) for au in POSED},
+    )
     return s, aus, shot, row
 
-def _farther(shot, z):
-    "The same shot from farther away: the face and what hides it shrink towards the point between the eyes"
-    return replace(shot, zoom=z * shot.zoom, occlusion=tuple((.5 + z * (x - .5), .4 + z * (y - .4), z * w, z * h, *rest) for x, y, w, h, *rest in shot.occlusion))
 
-def _of(aus, au): return max(aus.get(k, 0.) for k in (au, f'L{au}', f'R{au}'))
+def _farther(shot, z):
+    """The same shot from farther away: the face and what hides it shrink towards the point between
+    the eyes
+    """
+    return replace(
+        shot,
+        zoom=z * shot.zoom,
+        occlusion=tuple(
+            (0.5 + z * (x - 0.5), 0.4 + z * (y - 0.4), z * w, z * h, *rest)
+            for x, y, w, h, *rest in shot.occlusion
+        ),
+    )
+
+
+def _of(aus, au):
+    return max(aus.get(k, 0.0) for k in (au, f'L{au}', f'R{au}'))
+
 
 def _blend_of(a, b, share):
     "Two poses at once, the second with a share of 0 to 1"
-    return {k: max(a.get(k, 0) * min(1, 2 - 2 * share), b.get(k, 0) * min(1, 2 * share)) for k in {**a, **b}}
+    return {
+        k: max(a.get(k, 0) * min(1, 2 - 2 * share), b.get(k, 0) * min(1, 2 * share))
+        for k in {**a, **b}
+    }
+
 
 def _no_face(rng, size):
     "A picture without a face: noise or a soft colour"
-    x = rng.normal(size=(size, size, 3)) * rng.choice([3, 60]) + rng.uniform(40, 215, 3) + np.linspace(-30, 30, size)[:, None, None] * rng.uniform(-1, 1)
+    x = (
+        rng.normal(size=(size, size, 3)) * rng.choice([3, 60])
+        + rng.uniform(40, 215, 3)
+        + np.linspace(-30, 30, size)[:, None, None] * rng.uniform(-1, 1)
+    )
     return x.clip(0, 255).astype(np.uint8)
 
 # %% ../nbs/03_synthface.ipynb #write-rafdb
-def _rafdb_name(split, i): return f'{split}_{i + 1:0{5 if split == "train" else 4}d}'       # as the official files: five digits, and four in the test set
+# as the official files: five digits, and four in the test set
+def _rafdb_name(split, i):
+    return f'{split}_{i + 1:0{5 if split == "train" else 4}d}'
 
-def write_rafdb(root:str|Path, # folder to make; refused when it exists
-                n_train:int=280, # training pictures
-                n_test:int=70, # test pictures
-                size:int=100, # pixels of the aligned pictures
-                seed:int=0, # the same seed gives the same files
-                original:bool=False, # also write Image/original, with more around the face
-               ) -> Path: # the folder
-    "Write a miniature of RAF-DB's basic set: seven expressions in the published shares, the list file under its misspelt name and without a last line end. Appears all at once or not at all. Raises FileExistsError for an existing folder and ValueError for impossible numbers."
+
+def write_rafdb(
+    root: str | Path,  # folder to make; refused when it exists
+    n_train: int = 280,  # training pictures
+    n_test: int = 70,  # test pictures
+    size: int = 100,  # pixels of the aligned pictures
+    seed: int = 0,  # the same seed gives the same files
+    # also write Image/original, with more around the face
+    original: bool = False,
+) -> Path:  # the folder
+    """Write a miniature of RAF-DB's basic set: seven expressions in the published shares, the list
+    file under its misspelt name and without a last line end.
+
+    Appears all at once or not at all. Raises FileExistsError for an existing folder and ValueError
+    for impossible numbers.
+    """
     _within(n_train=(n_train, 1, 12271), n_test=(n_test, 1, 3068), size=(size, 16, 1024))
+
     def fill(tmp):
-        wanted = [(split, i, e) for split, n in (('train', n_train), ('test', n_test)) for i, e in enumerate(_drawn(_stream(seed, 30, split == 'test'), n, _published('rafdb', split)))]
+        wanted = [
+            (split, i, e)
+            for split, n in (('train', n_train), ('test', n_test))
+            for i, e in enumerate(
+                _drawn(_stream(seed, 30, split == 'test'), n, _published('rafdb', split))
+            )
+        ]
+
         def job(_, picture):
             split, i, expression = picture
-            s, aus, shot, row = _snapshot(31, seed, int(split == 'test'), i, lambda s, rng: express(s, expression, rng))
+            s, aus, shot, row = _snapshot(
+                31, seed, int(split == 'test'), i, lambda s, rng: express(s, expression, rng)
+            )
             name = _rafdb_name(split, i)
-            if original: _save(render(s, aus, _farther(shot, .62), int(1.6 * size)), tmp / f'Image/original/{name}.jpg')
-            _save(render(s, aus, replace(shot, roll=.3 * shot.roll), size), tmp / f'Image/aligned/{name}_aligned.jpg')
-            return dict(path=f'Image/aligned/{name}_aligned.jpg', split=split, expression=expression, coded=True, **row)
+            if original:
+                _save(
+                    render(s, aus, _farther(shot, 0.62), int(1.6 * size)),
+                    tmp / f'Image/original/{name}.jpg',
+                )
+            _save(
+                render(s, aus, replace(shot, roll=0.3 * shot.roll), size),
+                tmp / f'Image/aligned/{name}_aligned.jpg',
+            )
+            return dict(
+                path=f'Image/aligned/{name}_aligned.jpg',
+                split=split,
+                expression=expression,
+                coded=True,
+                **row,
+            )
+
         rows = _by_subject(job, wanted)
         (tmp / 'EmoLabel').mkdir()
-        (tmp / 'EmoLabel/list_patition_label.txt').write_text('\n'.join(f'{_rafdb_name(split, i)}.jpg {RAFDB_EXPRESSIONS.index(e) + 1}' for split, i, e in wanted))
+        (tmp / 'EmoLabel/list_patition_label.txt').write_text(
+            '\n'.join(
+                f'{_rafdb_name(split, i)}.jpg {RAFDB_EXPRESSIONS.index(e) + 1}'
+                for split, i, e in wanted
+            )
+        )
         return rows
-    return _write_twin(root, 'rafdb', dict(n_train=n_train, n_test=n_test, size=size, seed=seed, original=original), fill)
+
+    return _write_twin(
+        root,
+        'rafdb',
+        dict(n_train=n_train, n_test=n_test, size=size, seed=seed, original=original),
+        fill,
+    )
 
 # %% ../nbs/03_synthface.ipynb #write-affectnet
-CIRCUMPLEX = {'neutral': (0, 0), 'happiness': (.75, .25), 'sadness': (-.65, -.35), 'surprise': (.15, .75), 'fear': (-.45, .75), 'disgust': (-.65, .30), 'anger': (-.50, .65), 'contempt': (-.55, .15)}      # valence, arousal; our choice after Russell (1980)
+# valence, arousal; our choice after Russell (1980)
+CIRCUMPLEX = {
+    'neutral': (0, 0),
+    'happiness': (0.75, 0.25),
+    'sadness': (-0.65, -0.35),
+    'surprise': (0.15, 0.75),
+    'fear': (-0.45, 0.75),
+    'disgust': (-0.65, 0.30),
+    'anger': (-0.50, 0.65),
+    'contempt': (-0.55, 0.15),
+}
 _AFFECTNET_CODES = AFFECTNET_EXPRESSIONS + ('none', 'uncertain', 'no face')
-_AFFECTNET_COLUMNS = ['subDirectory_filePath', 'face_x', 'face_y', 'face_width', 'face_height', 'facial_landmarks', 'expression', 'valence', 'arousal']
+_AFFECTNET_COLUMNS = [
+    'subDirectory_filePath',
+    'face_x',
+    'face_y',
+    'face_width',
+    'face_height',
+    'facial_landmarks',
+    'expression',
+    'valence',
+    'arousal',
+]
+
 
 @lru_cache(maxsize=1)
 def _landmarks():
-    "68 points of a middling face in the usual order [68, 3], decimetres from between the eyes: jaw, brows, nose, eyes, mouth"
+    """68 points of a middling face in the usual order [68, 3], decimetres from between the eyes:
+    jaw, brows, nose, eyes, mouth
+    """
+
     def ring(x, y, w, h, n, start=180, turn=-360, closed=True):
-        angle = np.radians(start + turn * np.arange(n) / (n if closed else n - 1)); return np.stack([x + w * np.cos(angle), y + h * np.sin(angle)], 1)
-    xy = np.concatenate([ring(0, -.25, .70, .92, 17, 180, 180, False), ring(-.31, .12, .20, .06, 5, 180, -180, False), ring(.31, .12, .20, .06, 5, 180, -180, False), np.stack([np.zeros(4), np.linspace(-.02, -.36, 4)], 1),
-                         ring(0, -.42, .12, .04, 5, 180, 180, False), ring(-.33, 0, .13, .05, 6), ring(.33, 0, .13, .05, 6), ring(0, -.66, .27, .12, 12), ring(0, -.66, .21, .04, 8)])
-    return np.column_stack([xy, .28 - .45 * xy[:, 0]**2])
+        angle = np.radians(start + turn * np.arange(n) / (n if closed else n - 1))
+        return np.stack([x + w * np.cos(angle), y + h * np.sin(angle)], 1)
+
+    xy = np.concatenate(
+        [
+            ring(0, -0.25, 0.70, 0.92, 17, 180, 180, False),
+            ring(-0.31, 0.12, 0.20, 0.06, 5, 180, -180, False),
+            ring(0.31, 0.12, 0.20, 0.06, 5, 180, -180, False),
+            np.stack([np.zeros(4), np.linspace(-0.02, -0.36, 4)], 1),
+            ring(0, -0.42, 0.12, 0.04, 5, 180, 180, False),
+            ring(-0.33, 0, 0.13, 0.05, 6),
+            ring(0.33, 0, 0.13, 0.05, 6),
+            ring(0, -0.66, 0.27, 0.12, 12),
+            ring(0, -0.66, 0.21, 0.04, 8),
+        ]
+    )
+    return np.column_stack([xy, 0.28 - 0.45 * xy[:, 0] ** 2])
+
 
 def _place(points, shot, size):
     "Where points of the head lie in the picture"
-    turn, pivot = Rotation.from_euler('ZXY', (-shot.roll, -shot.pitch, shot.yaw), degrees=True), np.array([0, -.33, 0])
-    v = turn.apply(points - pivot) + pivot; scale = size / FRAME * shot.zoom
+    turn, pivot = (
+        Rotation.from_euler('ZXY', (-shot.roll, -shot.pitch, shot.yaw), degrees=True),
+        np.array([0, -0.33, 0]),
+    )
+    v = turn.apply(points - pivot) + pivot
+    scale = size / FRAME * shot.zoom
     depth = 9 / (9 - v[:, 2:])
-    return np.array([size / 2, size * .4]) + (v[:, :2] * depth + shot.shift) * scale * [1, -1]
+    return np.array([size / 2, size * 0.4]) + (v[:, :2] * depth + shot.shift) * scale * [1, -1]
 
-def write_affectnet(root:str|Path, # folder to make; refused when it exists
-                    form:str='csv', # 'csv': tables and whole pictures; 'npy': cropped faces with a file for each label
-                    n_train:int=320, # training pictures of the eight expressions
-                    n_validation:int=80, # validation pictures of the eight expressions
-                    size:int=64, # pixels
-                    seed:int=0, # the same seed gives the same files
-                    header:bool=True, # False writes validation.csv without its header, as some copies have it
-                   ) -> Path: # the folder
-    """Write a miniature of AffectNet in either distribution. The csv form also has rows with the codes 8 to 10 (none, uncertain, no face), about one in twenty of each, on top of `n_train` and `n_validation`.
-    Valence and arousal follow the expression and its strength; landmarks are those of a middling face in the picture's pose. Appears all at once or not at all. Raises FileExistsError for an existing folder and ValueError for impossible numbers or forms."""
-    if form not in ('csv', 'npy'): raise ValueError(f"form is {form!r}; it must be 'csv' or 'npy'")
-    _within(n_train=(n_train, 1, 287651), n_validation=(n_validation, 1, 4000), size=(size, 16, 1024))
+
+def write_affectnet(
+    root: str | Path,  # folder to make; refused when it exists
+    # 'csv': tables and whole pictures; 'npy': cropped faces with a file for each
+    # label
+    form: str = 'csv',
+    n_train: int = 320,  # training pictures of the eight expressions
+    n_validation: int = 80,  # validation pictures of the eight expressions
+    size: int = 64,  # pixels
+    seed: int = 0,  # the same seed gives the same files
+    # False writes validation.csv without its header, as some copies have it
+    header: bool = True,
+) -> Path:  # the folder
+    """Write a miniature of AffectNet in either distribution.
+
+    The csv form also has rows with the codes 8 to 10 (none, uncertain, no face), about one in
+    twenty of each, on top of `n_train` and `n_validation`. Valence and arousal follow the
+    expression and its strength; landmarks are those of a middling face in the picture's pose.
+    Appears all at once or not at all. Raises FileExistsError for an existing folder and ValueError
+    for impossible numbers or forms.
+    """
+    if form not in ('csv', 'npy'):
+        raise ValueError(f"form is {form!r}; it must be 'csv' or 'npy'")
+    _within(
+        n_train=(n_train, 1, 287651), n_validation=(n_validation, 1, 4000), size=(size, 16, 1024)
+    )
+
     def pose(s, rng, what):
-        if what in EXPRESSION_AUS: return express(s, what, rng)
-        if what == 'none': return {int(au): float(rng.uniform(1, 4)) for au in rng.choice(POSED, 3, replace=False)}
-        a, b = rng.choice(AFFECTNET_EXPRESSIONS[1:], 2, replace=False); return {au: .5 * x for au, x in _blend_of(express(s, a, rng), express(s, b, rng), .5).items()}
+        if what in EXPRESSION_AUS:
+            return express(s, what, rng)
+        if what == 'none':
+            return {int(au): float(rng.uniform(1, 4)) for au in rng.choice(POSED, 3, replace=False)}
+        a, b = rng.choice(AFFECTNET_EXPRESSIONS[1:], 2, replace=False)
+        return {
+            au: 0.5 * x for au, x in _blend_of(express(s, a, rng), express(s, b, rng), 0.5).items()
+        }
+
     def fill(tmp):
         wanted = []
         for split, n in (('train', n_train), ('validation', n_validation)):
             rng = _stream(seed, 40, split == 'validation')
             names = _drawn(rng, n, _published('affectnet', split))
-            if form == 'csv': names = rng.permutation(names + [x for x in _AFFECTNET_CODES[8:] for _ in range(max(1, n // 20))]).tolist()
-            ids = np.sort(rng.choice(3 * len(names), len(names), replace=False))           # the npy form numbers its pictures with gaps
+            if form == 'csv':
+                names = rng.permutation(
+                    names + [x for x in _AFFECTNET_CODES[8:] for _ in range(max(1, n // 20))]
+                ).tolist()
+            # the npy form numbers its pictures with gaps
+            ids = np.sort(rng.choice(3 * len(names), len(names), replace=False))
             wanted += [(split, i, e, int(number)) for i, (e, number) in enumerate(zip(names, ids))]
+
         def job(_, picture):
-            split, i, expression, number = picture; rng = _stream(seed, 43, split == 'validation', i)
-            s, aus, shot, row = _snapshot(41, seed, int(split == 'validation'), i, lambda s, rng: pose(s, rng, expression))
-            box = float(rng.uniform(.6, .8)) if form == 'csv' else 1.; shot = _farther(shot, box)       # the whole picture holds more than the face
+            split, i, expression, number = picture
+            rng = _stream(seed, 43, split == 'validation', i)
+            s, aus, shot, row = _snapshot(
+                41, seed, int(split == 'validation'), i, lambda s, rng: pose(s, rng, expression)
+            )
+            # the whole picture holds more than the face
+            box = float(rng.uniform(0.6, 0.8)) if form == 'csv' else 1.0
+            shot = _farther(shot, box)
             image = _no_face(rng, size) if expression == 'no face' else render(s, aus, shot, size)
             strength = np.mean([x for x in aus.values()] or [0]) / 3.4
-            va = (np.array(CIRCUMPLEX[expression]) * min(strength, 1.2) + rng.normal(size=2) * .08).clip(-1, 1) if expression in CIRCUMPLEX else (-2, -2)
-            path = f'Manually_Annotated_Images/{rng.integers(1, 1350)}/{rng.bytes(28).hex()}.jpg' if form == 'csv' else f"{'train' if split == 'train' else 'val'}_set/images/{number}.jpg"
+            va = (
+                (
+                    np.array(CIRCUMPLEX[expression]) * min(strength, 1.2)
+                    + rng.normal(size=2) * 0.08
+                ).clip(-1, 1)
+                if expression in CIRCUMPLEX
+                else (-2, -2)
+            )
+            path = (
+                f'Manually_Annotated_Images/{rng.integers(1, 1350)}/{rng.bytes(28).hex()}.jpg'
+                if form == 'csv'
+                else f'{"train" if split == "train" else "val"}_set/images/{number}.jpg'
+            )
             _save(image, tmp / path)
-            x, y, w = (round(size * t) for t in (.5 - box / 2, .4 - .4 * box, box))
-            return dict(path=path, split=split, expression=expression, coded=expression in EXPRESSION_AUS, valence=round(float(va[0]), 4), arousal=round(float(va[1]), 4), face_x=x, face_y=y, face_width=w, face_height=w,
-                        landmarks=_place(_landmarks(), shot, size).round(2).ravel().tolist(), **row)
+            x, y, w = (round(size * t) for t in (0.5 - box / 2, 0.4 - 0.4 * box, box))
+            return dict(
+                path=path,
+                split=split,
+                expression=expression,
+                coded=expression in EXPRESSION_AUS,
+                valence=round(float(va[0]), 4),
+                arousal=round(float(va[1]), 4),
+                face_x=x,
+                face_y=y,
+                face_width=w,
+                face_height=w,
+                landmarks=_place(_landmarks(), shot, size).round(2).ravel().tolist(),
+                **row,
+            )
+
         rows = _by_subject(job, wanted)
         if form == 'csv':
             for split, file in (('train', 'training.csv'), ('validation', 'validation.csv')):
                 with open(tmp / file, 'w', newline='') as f:
                     out = csv.writer(f)
-                    if header or split == 'train': out.writerow(_AFFECTNET_COLUMNS)
-                    out.writerows([r['path'].split('/', 1)[1], *[r[c] for c in _AFFECTNET_COLUMNS[1:5]], ';'.join(map(str, r['landmarks'])), _AFFECTNET_CODES.index(r['expression']), r['valence'], r['arousal']] for r in rows if r['split'] == split)
+                    if header or split == 'train':
+                        out.writerow(_AFFECTNET_COLUMNS)
+                    out.writerows(
+                        [
+                            r['path'].split('/', 1)[1],
+                            *[r[c] for c in _AFFECTNET_COLUMNS[1:5]],
+                            ';'.join(map(str, r['landmarks'])),
+                            _AFFECTNET_CODES.index(r['expression']),
+                            r['valence'],
+                            r['arousal'],
+                        ]
+                        for r in rows
+                        if r['split'] == split
+                    )
         else:
             for r in rows:
-                folder, number = (tmp / r['path']).parents[1] / 'annotations', Path(r['path']).stem; folder.mkdir(exist_ok=True)
-                for what, x in (('exp', str(_AFFECTNET_CODES.index(r['expression']))), ('val', str(r['valence'])), ('aro', str(r['arousal'])), ('lnd', r['landmarks'])): np.save(folder / f'{number}_{what}.npy', np.array(x))
+                folder, number = (tmp / r['path']).parents[1] / 'annotations', Path(r['path']).stem
+                folder.mkdir(exist_ok=True)
+                for what, x in (
+                    ('exp', str(_AFFECTNET_CODES.index(r['expression']))),
+                    ('val', str(r['valence'])),
+                    ('aro', str(r['arousal'])),
+                    ('lnd', r['landmarks']),
+                ):
+                    np.save(folder / f'{number}_{what}.npy', np.array(x))
         return rows
-    return _write_twin(root, 'affectnet', dict(form=form, n_train=n_train, n_validation=n_validation, size=size, seed=seed, header=header), fill)
+
+    return _write_twin(
+        root,
+        'affectnet',
+        dict(
+            form=form,
+            n_train=n_train,
+            n_validation=n_validation,
+            size=size,
+            seed=seed,
+            header=header,
+        ),
+        fill,
+    )
 
 # %% ../nbs/03_synthface.ipynb #write-ferplus
-_FERPLUS_USAGE = {'train': ('Training', 'FER2013Train'), 'validation': ('PublicTest', 'FER2013Valid'), 'test': ('PrivateTest', 'FER2013Test')}
-_FER2013 = ('anger', 'disgust', 'fear', 'happiness', 'sadness', 'surprise', 'neutral')       # codes of fer2013.csv
+_FERPLUS_USAGE = {
+    'train': ('Training', 'FER2013Train'),
+    'validation': ('PublicTest', 'FER2013Valid'),
+    'test': ('PrivateTest', 'FER2013Test'),
+}
+# codes of fer2013.csv
+_FER2013 = ('anger', 'disgust', 'fear', 'happiness', 'sadness', 'surprise', 'neutral')
 
-def vote(aus:dict, # intensities of a face
-         rng:np.random.Generator, # source of randomness
-         voters:int=10, # people who vote
-         clarity:float=5., # how firmly they follow what they see
-        ) -> np.ndarray: # votes for the eight expressions of `FERPLUS_EXPRESSIONS`, unknown and NF
-    "People vote for the expression whose prototype a face resembles: softmax of the cosine between the face's intensities and each prototype, and for neutral the weaker the face. A face between two expressions splits the vote."
-    x = np.array([_of(aus, au) for au in POSED]); size = np.linalg.norm(x)
+
+def vote(
+    aus: dict,  # intensities of a face
+    rng: np.random.Generator,  # source of randomness
+    voters: int = 10,  # people who vote
+    clarity: float = 5.0,  # how firmly they follow what they see
+    # votes for the eight expressions of `FERPLUS_EXPRESSIONS`, unknown and NF
+) -> np.ndarray:
+    """People vote for the expression whose prototype a face resembles: softmax of the cosine
+    between the face's intensities and each prototype, and for neutral the weaker the face.
+
+    A face between two expressions splits the vote.
+    """
+    x = np.array([_of(aus, au) for au in POSED])
+    size = np.linalg.norm(x)
     like = []
     for e in FERPLUS_EXPRESSIONS:
-        p = np.array([math.prod(EXPRESSION_AUS[e].get(au, (0, 0))) for au in POSED]); n = np.linalg.norm(p)
-        like.append(x @ p / n / max(size, 3.) if n else max(0, 1 - size / 5))
-    p = np.exp(clarity * np.array(like)); p = np.append(.985 * p / p.sum(), [.014, .001])
+        p = np.array([math.prod(EXPRESSION_AUS[e].get(au, (0, 0))) for au in POSED])
+        n = np.linalg.norm(p)
+        like.append(x @ p / n / max(size, 3.0) if n else max(0, 1 - size / 5))
+    p = np.exp(clarity * np.array(like))
+    p = np.append(0.985 * p / p.sum(), [0.014, 0.001])
     return rng.multinomial(voters, p)
+
 
 def _majority(votes):
     "The label by the official majority rule, or why there is none"
     kept = np.where(np.asarray(votes) > 1, votes, 0)
-    if 2 * kept.max() <= kept.sum(): return 'no majority'
+    if 2 * kept.max() <= kept.sum():
+        return 'no majority'
     return (FERPLUS_EXPRESSIONS + ('unknown', 'not a face'))[int(kept.argmax())]
 
-def write_ferplus(root:str|Path, # folder to make; refused when it exists
-                  form:str='csv', # 'csv': pixels in fer2013.csv; 'images': a picture a file
-                  n_train:int=280, # rows of Training
-                  n_public:int=35, # rows of PublicTest, the validation split
-                  n_private:int=35, # rows of PrivateTest, the test split
-                  seed:int=0, # the same seed gives the same files
-                 ) -> Path: # the folder
-    """Write a miniature of FERPlus: 48 px grey pictures and the vote table fer2013new.csv. Two pictures in five lie between two expressions, so that some rows have no majority; a few show no face (half of them have no image name), a few are voted unknown.
-    Appears all at once or not at all. Raises FileExistsError for an existing folder and ValueError for impossible numbers or forms."""
-    if form not in ('csv', 'images'): raise ValueError(f"form is {form!r}; it must be 'csv' or 'images'")
-    _within(n_train=(n_train, 1, 28709), n_public=(n_public, 1, 3589), n_private=(n_private, 1, 3589))
+
+def write_ferplus(
+    root: str | Path,  # folder to make; refused when it exists
+    # 'csv': pixels in fer2013.csv; 'images': a picture a file
+    form: str = 'csv',
+    n_train: int = 280,  # rows of Training
+    n_public: int = 35,  # rows of PublicTest, the validation split
+    n_private: int = 35,  # rows of PrivateTest, the test split
+    seed: int = 0,  # the same seed gives the same files
+) -> Path:  # the folder
+    """Write a miniature of FERPlus: 48 px grey pictures and the vote table fer2013new.csv.
+
+    Two pictures in five lie between two expressions, so that some rows have no majority; a few show
+    no face (half of them have no image name), a few are voted unknown. Appears all at once or not
+    at all. Raises FileExistsError for an existing folder and ValueError for impossible numbers or
+    forms.
+    """
+    if form not in ('csv', 'images'):
+        raise ValueError(f"form is {form!r}; it must be 'csv' or 'images'")
+    _within(
+        n_train=(n_train, 1, 28709), n_public=(n_public, 1, 3589), n_private=(n_private, 1, 3589)
+    )
+
     def fill(tmp):
         wanted = []
         for k, (split, n) in enumerate(zip(_FERPLUS_USAGE, (n_train, n_public, n_private))):
-            rng = _stream(seed, 50, k); odd = min(n // 12, max(1, n // 60))       # unusual rows of each kind
-            kinds = rng.permutation(['unknown'] * odd + ['not a face'] * odd + ['no name'] * odd + ['face'] * (n - 3 * odd)).tolist()
-            wanted += [(split, k, i, e, kind) for i, (e, kind) in enumerate(zip(_drawn(rng, n, _published('ferplus', split)), kinds))]
+            # unusual rows of each kind
+            rng = _stream(seed, 50, k)
+            odd = min(n // 12, max(1, n // 60))
+            kinds = rng.permutation(
+                ['unknown'] * odd
+                + ['not a face'] * odd
+                + ['no name'] * odd
+                + ['face'] * (n - 3 * odd)
+            ).tolist()
+            wanted += [
+                (split, k, i, e, kind)
+                for i, (e, kind) in enumerate(
+                    zip(_drawn(rng, n, _published('ferplus', split)), kinds)
+                )
+            ]
+
         def job(_, picture):
-            split, k, i, expression, kind = picture; rng = _stream(seed, 53, k, i)
-            other, share = str(rng.choice(FERPLUS_EXPRESSIONS)), float(rng.uniform(.2, .6)) if rng.random() < .4 else 0.
-            pose = lambda s, rng: _blend_of(express(s, expression, rng), express(s, other, rng), share)
+            split, k, i, expression, kind = picture
+            rng = _stream(seed, 53, k, i)
+            other, share = (
+                str(rng.choice(FERPLUS_EXPRESSIONS)),
+                float(rng.uniform(0.2, 0.6)) if rng.random() < 0.4 else 0.0,
+            )
+            pose = lambda s, rng: _blend_of(
+                express(s, expression, rng), express(s, other, rng), share
+            )
             s, aus, shot, row = _snapshot(51, seed, k, i, pose)
             face = kind in ('face', 'unknown')
             image = render(s, aus, shot, 48) if face else _no_face(rng, 48)
-            votes = rng.multinomial(10, [.03] * 8 + [.74, .02]) if kind == 'unknown' else vote(aus, rng) if face else np.array([0] * 9 + [10])
+            votes = (
+                rng.multinomial(10, [0.03] * 8 + [0.74, 0.02])
+                if kind == 'unknown'
+                else vote(aus, rng)
+                if face
+                else np.array([0] * 9 + [10])
+            )
             emotion = expression if expression in _FER2013 else 'neutral'
-            if not face or rng.random() < .15: emotion = str(rng.choice(_FER2013))        # FER2013's own labels are noisy
-            return np.asarray(Image.fromarray(image).convert('L')), dict(split=split, row=0, name='', expression=expression if face else 'not a face', other=other if share else '', share=round(share, 3), label=_majority(votes), coded=False, emotion=_FER2013.index(emotion), **dict(zip(_VOTES, votes.tolist())), **row)
-        drawn = _by_subject(job, wanted); number = 0
+            # FER2013's own labels are noisy
+            if not face or rng.random() < 0.15:
+                emotion = str(rng.choice(_FER2013))
+            return np.asarray(Image.fromarray(image).convert('L')), dict(
+                split=split,
+                row=0,
+                name='',
+                expression=expression if face else 'not a face',
+                other=other if share else '',
+                share=round(share, 3),
+                label=_majority(votes),
+                coded=False,
+                emotion=_FER2013.index(emotion),
+                **dict(zip(_VOTES, votes.tolist())),
+                **row,
+            )
+
+        drawn = _by_subject(job, wanted)
+        number = 0
         for i, ((_, row), (*_, kind)) in enumerate(zip(drawn, wanted)):
-            row['row'] = i; row['name'] = '' if kind == 'no name' else f'fer{number:07d}.png'
+            row['row'] = i
+            row['name'] = '' if kind == 'no name' else f'fer{number:07d}.png'
             row['coded'] = bool(row['name']) and row['label'] in FERPLUS_EXPRESSIONS
-            number += kind != 'no name' or i % 2          # in the official table some rows without a name use up a number, and some do not
+            # in the official table some rows without a name use up a number, and some do not
+            number += kind != 'no name' or i % 2
         with open(tmp / 'fer2013new.csv', 'w', newline='') as f:
-            csv.writer(f, lineterminator='\n').writerows([['Usage', 'Image name', *[v.removeprefix('votes_') for v in _VOTES]]] + [[_FERPLUS_USAGE[r['split']][0], r['name'], *[r[v] for v in _VOTES]] for _, r in drawn])
+            csv.writer(f, lineterminator='\n').writerows(
+                [['Usage', 'Image name', *[v.removeprefix('votes_') for v in _VOTES]]]
+                + [
+                    [_FERPLUS_USAGE[r['split']][0], r['name'], *[r[v] for v in _VOTES]]
+                    for _, r in drawn
+                ]
+            )
         if form == 'csv':
             with open(tmp / 'fer2013.csv', 'w', newline='') as f:
-                csv.writer(f, lineterminator='\n').writerows([['emotion', 'pixels', 'Usage']] + [[r['emotion'], ' '.join(map(str, image.ravel().tolist())), _FERPLUS_USAGE[r['split']][0]] for image, r in drawn])
+                csv.writer(f, lineterminator='\n').writerows(
+                    [['emotion', 'pixels', 'Usage']]
+                    + [
+                        [
+                            r['emotion'],
+                            ' '.join(map(str, image.ravel().tolist())),
+                            _FERPLUS_USAGE[r['split']][0],
+                        ]
+                        for image, r in drawn
+                    ]
+                )
         else:
             for image, r in drawn:
-                if r['name']: _save(image, tmp / 'Images' / _FERPLUS_USAGE[r['split']][1] / r['name'])
+                if r['name']:
+                    _save(image, tmp / 'Images' / _FERPLUS_USAGE[r['split']][1] / r['name'])
         return [dict(r, expression=r['label'], posed=r['expression']) for _, r in drawn]
-    return _write_twin(root, 'ferplus', dict(form=form, n_train=n_train, n_public=n_public, n_private=n_private, seed=seed), fill)
+
+    return _write_twin(
+        root,
+        'ferplus',
+        dict(form=form, n_train=n_train, n_public=n_public, n_private=n_private, seed=seed),
+        fill,
+    )
+
 
 _VOTES = [f'votes_{c}' for c in FERPLUS_EXPRESSIONS + ('unknown', 'NF')]
 
 # %% ../nbs/03_synthface.ipynb #captioned
 EVERYDAY = {
-    'with a neutral face': {}, 'smiling': {6: .6, 12: .8}, 'laughing': {6: .8, 12: .9, 25: .9, 26: .5}, 'grinning': {12: .9, 25: .6}, 'smirking': {14: .8, 12: .3},
-    'frowning': {4: .9}, 'looking sad': {1: .8, 4: .5, 15: .8, 17: .4}, 'looking surprised': {1: .8, 2: .9, 5: .8, 25: .6, 26: .6}, 'looking afraid': {1: .8, 2: .5, 4: .6, 5: .8, 20: .8, 25: .5},
-    'looking angry': {4: .9, 5: .4, 7: .7, 23: .7, 24: .4}, 'looking disgusted': {9: .8, 10: .9, 17: .5}, 'wincing in pain': {4: .8, 6: .7, 7: .9, 10: .5, 25: .5},
-    'squinting': {7: .95}, 'with pressed lips': {24: .95}, 'with tightened lips': {23: .95}, 'pouting': {17: .9, 15: .2}, 'raising the eyebrows': {1: .8, 2: .8},
-    'wrinkling the nose': {9: .95}, 'snarling': {10: .95, 25: .3}, 'with dimples': {14: .95}, 'turning down the mouth': {15: .95}, 'with a worried brow': {1: .95, 4: .4},
-    'with screwed-up cheeks': {6: .95}, 'with the mouth open': {25: .8, 26: .8}, 'with a cocked brow': {2: .95}}
+    'with a neutral face': {},
+    'smiling': {6: 0.6, 12: 0.8},
+    'laughing': {6: 0.8, 12: 0.9, 25: 0.9, 26: 0.5},
+    'grinning': {12: 0.9, 25: 0.6},
+    'smirking': {14: 0.8, 12: 0.3},
+    'frowning': {4: 0.9},
+    'looking sad': {1: 0.8, 4: 0.5, 15: 0.8, 17: 0.4},
+    'looking surprised': {1: 0.8, 2: 0.9, 5: 0.8, 25: 0.6, 26: 0.6},
+    'looking afraid': {1: 0.8, 2: 0.5, 4: 0.6, 5: 0.8, 20: 0.8, 25: 0.5},
+    'looking angry': {4: 0.9, 5: 0.4, 7: 0.7, 23: 0.7, 24: 0.4},
+    'looking disgusted': {9: 0.8, 10: 0.9, 17: 0.5},
+    'wincing in pain': {4: 0.8, 6: 0.7, 7: 0.9, 10: 0.5, 25: 0.5},
+    'squinting': {7: 0.95},
+    'with pressed lips': {24: 0.95},
+    'with tightened lips': {23: 0.95},
+    'pouting': {17: 0.9, 15: 0.2},
+    'raising the eyebrows': {1: 0.8, 2: 0.8},
+    'wrinkling the nose': {9: 0.95},
+    'snarling': {10: 0.95, 25: 0.3},
+    'with dimples': {14: 0.95},
+    'turning down the mouth': {15: 0.95},
+    'with a worried brow': {1: 0.95, 4: 0.4},
+    'with screwed-up cheeks': {6: 0.95},
+    'with the mouth open': {25: 0.8, 26: 0.8},
+    'with a cocked brow': {2: 0.95},
+}
 
-def captioned(n:int, # pictures
-              seed:int=0, # the same seed gives the same pictures and captions
-              size:int=64, # pixels
-              per_subject:int=4, # pictures of each person
-             ) -> tuple: # uint8 images [n, size, size, 3]; list of n captions
-    "Draw faces with everyday captions, as CLIP's training data had them (Radford et al. 2021). The subjects come from random streams that no twin uses."
+
+def captioned(
+    n: int,  # pictures
+    seed: int = 0,  # the same seed gives the same pictures and captions
+    size: int = 64,  # pixels
+    per_subject: int = 4,  # pictures of each person
+) -> tuple:  # uint8 images [n, size, size, 3]; list of n captions
+    """Draw faces with everyday captions, as CLIP's training data had them (Radford et al. 2021).
+
+    The subjects come from random streams that no twin uses.
+    """
+
     def job(index, _):
-        rng = _stream(seed, 9, index); s = draw_subject(rng, f"{'FM'[rng.integers(2)]}{index:05d}"); out = []
+        rng = _stream(seed, 9, index)
+        s = draw_subject(rng, f'{"FM"[rng.integers(2)]}{index:05d}')
+        out = []
         for _ in range(min(per_subject, n - index * per_subject)):
-            words = rng.choice(list(EVERYDAY), size=1 if rng.random() < .6 else 2, replace=False)
+            words = rng.choice(list(EVERYDAY), size=1 if rng.random() < 0.6 else 2, replace=False)
             aus = {}
             for w in words:
-                for au, x in EVERYDAY[w].items(): aus[au] = max(aus.get(au, 0), float(np.clip(5 * x * rng.uniform(.5, 1.15), 0, 5)))
-            for au in rng.choice(POSED, 2): aus[au] = max(aus.get(au, 0), rng.uniform(0, 1.2))
+                for au, x in EVERYDAY[w].items():
+                    aus[au] = max(
+                        aus.get(au, 0), float(np.clip(5 * x * rng.uniform(0.5, 1.15), 0, 5))
+                    )
+            for au in rng.choice(POSED, 2):
+                aus[au] = max(aus.get(au, 0), rng.uniform(0, 1.2))
             shot = draw_shot(rng, 1.2)
             out.append((render(s, aus, shot, size), _caption(s.words, list(words), shot, rng)))
         return out
+
     pairs = [p for part in _by_subject(job, range(math.ceil(n / per_subject))) for p in part]
     return np.stack([p[0] for p in pairs]), [p[1] for p in pairs]
 
+
 def _caption(who, expressions, shot, rng):
     say = lambda p: rng.random() < p
-    person = f"{who['age']} {who['sex']}" if say(.5) else who['sex'] if say(.7) else 'person'
-    looks = [t for t, p in ((who['hair'], .35), ('glasses' if who['glasses'] else '', .7), (who['beard'] if who['beard'] != 'no beard' else '', .6), (f"{who['skin']} skin", .2)) if t and say(p)]
-    bald = 'bald' in looks; looks = [t for t in looks if t != 'bald']
-    text = f"a photo of a {'bald ' if bald else ''}{person}" + (f" with {' and '.join(looks)}" if looks else '')
+    person = f'{who["age"]} {who["sex"]}' if say(0.5) else who['sex'] if say(0.7) else 'person'
+    looks = [
+        t
+        for t, p in (
+            (who['hair'], 0.35),
+            ('glasses' if who['glasses'] else '', 0.7),
+            (who['beard'] if who['beard'] != 'no beard' else '', 0.6),
+            (f'{who["skin"]} skin', 0.2),
+        )
+        if t and say(p)
+    ]
+    bald = 'bald' in looks
+    looks = [t for t in looks if t != 'bald']
+    text = f'a photo of a {"bald " if bald else ""}{person}' + (
+        f' with {" and ".join(looks)}' if looks else ''
+    )
     expressions = [e for e in expressions if e != 'with a neutral face' or len(expressions) == 1]
-    if say(.85): text += ', ' + ' and '.join(expressions)
-    if abs(shot.yaw) > 6 and say(.6): text += f", turned to the {'right' if shot.yaw > 0 else 'left'}"
-    elif abs(shot.pitch) > 5 and say(.6): text += f", looking {'up' if shot.pitch > 0 else 'down'}"
-    if abs(shot.exposure - 1) > .12 and say(.4): text += f", in {'bright' if shot.exposure > 1 else 'dim'} light"
+    if say(0.85):
+        text += ', ' + ' and '.join(expressions)
+    if abs(shot.yaw) > 6 and say(0.6):
+        text += f', turned to the {"right" if shot.yaw > 0 else "left"}'
+    elif abs(shot.pitch) > 5 and say(0.6):
+        text += f', looking {"up" if shot.pitch > 0 else "down"}'
+    if abs(shot.exposure - 1) > 0.12 and say(0.4):
+        text += f', in {"bright" if shot.exposure > 1 else "dim"} light'
     return text.replace('a old', 'an old')

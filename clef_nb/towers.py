@@ -19,34 +19,51 @@ from torch import Tensor, nn
 from .batches import to_float
 
 # %% ../nbs/08_towers.ipynb #config
-_ASSETS = Path(str(files('clef_nb')))/'assets'
-open_clip.add_model_config(_ASSETS/'clef-tiny.json')
+_ASSETS = Path(str(files('clef_nb'))) / 'assets'
+open_clip.add_model_config(_ASSETS / 'clef-tiny.json')
 
 # %% ../nbs/08_towers.ipynb #half
 def _atomic(path, write):
     "Call `write(temporary path)` and move the result to `path`: all of it or nothing"
-    path = Path(path); part = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    try: write(part); os.replace(part, path)
-    finally: part.unlink(missing_ok=True)
+    path = Path(path)
+    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    try:
+        write(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
 
 def export_half(
-    model:nn.Module,     # a CLIP of open_clip
-    path:str|Path,       # safetensors file to write
-    token_ids:list[int], # ids of the tokens whose embeddings are kept
-) -> Path:               # the same path
-    "Write the weights in half precision with the rows of the token embedding in use; read them with `load_model(name, path)`."
+    model: nn.Module,  # a CLIP of open_clip
+    path: str | Path,  # safetensors file to write
+    token_ids: list[int],  # ids of the tokens whose embeddings are kept
+) -> Path:  # the same path
+    """Write the weights in half precision with the rows of the token embedding in use; read them
+    with `load_model(name, path)`.
+    """
     state = {k: v.detach().cpu() for k, v in model.state_dict().items()}
     ids = torch.tensor(sorted(set(token_ids)), dtype=torch.int32)
-    out = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items() if k != 'token_embedding.weight'}
-    out.update(token_ids=ids, token_rows=state['token_embedding.weight'][ids.long()].half().contiguous())
+    out = {
+        k: (v.half() if v.is_floating_point() else v).contiguous()
+        for k, v in state.items()
+        if k != 'token_embedding.weight'
+    }
+    out.update(
+        token_ids=ids, token_rows=state['token_embedding.weight'][ids.long()].half().contiguous()
+    )
     _atomic(path, lambda part: save_file(out, part))
     return Path(path)
+
 
 def _expand(state, vocab_size):
     "Undo `export_half`: full precision and one embedding for every token"
     if 'token_ids' in state:
         ids, rows = state.pop('token_ids').long(), state.pop('token_rows').float()
-        full = torch.randn(vocab_size, rows.shape[1], generator=torch.Generator().manual_seed(0))*.02
+        full = (
+            torch.randn(vocab_size, rows.shape[1], generator=torch.Generator().manual_seed(0))
+            * 0.02
+        )
         full[ids] = rows
         state['token_embedding.weight'] = full
     return {k: v.float() if v.dtype == torch.float16 else v for k, v in state.items()}
@@ -54,228 +71,432 @@ def _expand(state, vocab_size):
 # %% ../nbs/08_towers.ipynb #read
 def _openai_hashes():
     "SHA-256 of each archive of OpenAI's weights, from the addresses open_clip keeps"
-    urls = [open_clip.get_pretrained_cfg(m, t).get('url', '') for m, t in open_clip.list_pretrained() if t == 'openai']
+    urls = [
+        open_clip.get_pretrained_cfg(m, t).get('url', '')
+        for m, t in open_clip.list_pretrained()
+        if t == 'openai'
+    ]
     return {part for u in urls for part in u.split('/') if re.fullmatch('[0-9a-f]{64}', part)}
+
 
 def _sha256(file):
     "SHA-256 of an open file, which is left at its start"
     h = hashlib.sha256()
-    while block := file.read(1 << 20): h.update(block)
+    while block := file.read(1 << 20):
+        h.update(block)
     file.seek(0)
     return h.hexdigest()
 
-def _first(e): return (str(e).splitlines() or [''])[0][:160] or type(e).__name__
+
+def _first(e):
+    return (str(e).splitlines() or [''])[0][:160] or type(e).__name__
+
 
 def _read_script(path):
-    "State dict of a TorchScript archive of OpenAI's; of no other, since reading one may run its code"
+    """State dict of a TorchScript archive of OpenAI's; of no other, since reading one may run its
+    code
+    """
     with open(path, 'rb') as file:
         if _sha256(file) not in _openai_hashes():
-            raise ValueError(f"{path} is a TorchScript archive, which may run code while it is read, and its SHA-256 is none of those open_clip lists for OpenAI's weights; where you trust it, "
-                             "save its tensors, torch.save(torch.jit.load(path, map_location='cpu').state_dict(), 'weights.pt'), and give that file")
+            raise ValueError(
+                f'{path} is a TorchScript archive, which may run code while it is read, and its'
+                " SHA-256 is none of those open_clip lists for OpenAI's weights; where you trust"
+                ' it, save its tensors, torch.save(torch.jit.load(path,'
+                " map_location='cpu').state_dict(), 'weights.pt'), and give that file"
+            )
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')           # TorchScript is on its way out
+            warnings.simplefilter('ignore')  # TorchScript is on its way out
             state = torch.jit.load(file, map_location='cpu').state_dict()
-    return {k: v for k, v in state.items() if k not in ('input_resolution', 'context_length', 'vocab_size')}
+    return {
+        k: v
+        for k, v in state.items()
+        if k not in ('input_resolution', 'context_length', 'vocab_size')
+    }
+
 
 def _read(path):
-    "What the file `path` holds, and whether it is a TorchScript archive. Only tensors and plain containers are built; no code of the file runs."
-    with open(path, 'rb') as file: head = file.read(512)
+    """What the file `path` holds, and whether it is a TorchScript archive.
+
+    Only tensors and plain containers are built; no code of the file runs.
+    """
+    with open(path, 'rb') as file:
+        head = file.read(512)
     start = head.lstrip()[:40].lower()
-    if not head: raise ValueError(f'{path} is empty; fetch it again')
-    if start.startswith(b'<'): raise ValueError(f'{path} is a web page, not weights (it begins with {start[:15].decode(errors="replace")!r}); fetch it again and look at its size')
-    if start.startswith(b'version https://git-lfs'): raise ValueError(f'{path} is a pointer of Git LFS, not weights; fetch the file itself (git lfs pull)')
+    if not head:
+        raise ValueError(f'{path} is empty; fetch it again')
+    if start.startswith(b'<'):
+        raise ValueError(
+            f'{path} is a web page, not weights (it begins with'
+            f' {start[:15].decode(errors="replace")!r}); fetch it again and look at its size'
+        )
+    if start.startswith(b'version https://git-lfs'):
+        raise ValueError(
+            f'{path} is a pointer of Git LFS, not weights; fetch the file itself (git lfs pull)'
+        )
     if path.suffix == '.safetensors' or head[8:9] == b'{':
-        try: return load_file(path), False
-        except (SafetensorError, OSError) as e: raise ValueError(f'{path} cannot be read as safetensors ({_first(e)}); save or fetch it again') from e
+        try:
+            return load_file(path), False
+        except (SafetensorError, OSError) as e:
+            raise ValueError(
+                f'{path} cannot be read as safetensors ({_first(e)}); save or fetch it again'
+            ) from e
     if tarfile.is_tarfile(path) or not head.startswith((b'PK\x03\x04', b'\x80')):
-        raise ValueError(f'{path} is no file of weights: neither safetensors nor what torch.save writes (it begins with {head[:12]!r}); fetch it again, or save a state dict')
+        raise ValueError(
+            f'{path} is no file of weights: neither safetensors nor what torch.save writes (it'
+            f' begins with {head[:12]!r}); fetch it again, or save a state dict'
+        )
     try:
-        if head.startswith(b'PK'):                    # torch's own reader: it sees the records that torch.load would
+        # torch's own reader: it sees the records that torch.load would
+        if head.startswith(b'PK'):
             records = torch._C.PyTorchFileReader(str(path)).get_all_records()
             script = any(r == 'constants.pkl' or r.startswith('code/') for r in records)
-        else: script = False
-        if not script: return torch.load(path, map_location='cpu', weights_only=True), False
-    except Exception as e:                            # a damaged file may fail in any way
-        used = re.search(r'GLOBAL ([\w.]+)', str(e)) if isinstance(e, pickle.UnpicklingError) else None
-        if used: raise ValueError(f'{path} is refused: reading it would use {used[1]}, and weights need no code; ask for a state dict alone, torch.save(model.state_dict(), ...), or for safetensors') from e
-        raise ValueError(f'{path} is damaged, cut short or more than weights ({_first(e)}); fetch it again, or ask for safetensors') from e
+        else:
+            script = False
+        if not script:
+            return torch.load(path, map_location='cpu', weights_only=True), False
+    except Exception as e:  # a damaged file may fail in any way
+        used = (
+            re.search(r'GLOBAL ([\w.]+)', str(e)) if isinstance(e, pickle.UnpicklingError) else None
+        )
+        if used:
+            raise ValueError(
+                f'{path} is refused: reading it would use {used[1]}, and weights need no code; ask'
+                ' for a state dict alone, torch.save(model.state_dict(), ...), or for safetensors'
+            ) from e
+        raise ValueError(
+            f'{path} is damaged, cut short or more than weights ({_first(e)}); fetch it again, or'
+            ' ask for safetensors'
+        ) from e
     return _read_script(path), True
 
 # %% ../nbs/08_towers.ipynb #layout
-_FARL = re.compile(r'visual\.(mask_token$|lm_transformer\.|ln_lm\.|lm_head\.)')  # what FaRL adds to CLIP for its masked patches
+# what FaRL adds to CLIP for its masked patches
+_FARL = re.compile(r'visual\.(mask_token$|lm_transformer\.|ln_lm\.|lm_head\.)')
+
 
 def _state(path):
     "The state dict in the file `path`, and whether it is known to need QuickGELU"
     state, quick = _read(Path(path))
-    while isinstance(state, dict) and (key := next((k for k in ('state_dict', 'model') if isinstance(state.get(k), dict)), None)): state = state[key]
-    if not isinstance(state, dict) or not state or not all(isinstance(k, str) and torch.is_tensor(v) for k, v in state.items()):
-        what = f'the keys {", ".join(map(str, list(state)[:4]))}' if isinstance(state, dict) and state else f'an empty or bare {type(state).__name__}'
-        raise ValueError(f"{path} holds no state dict but {what}; save model.state_dict(), alone or under the key 'state_dict'")
-    if all(k.startswith('module.') for k in state): state = {k[7:]: v for k, v in state.items()}
+    while isinstance(state, dict) and (
+        key := next((k for k in ('state_dict', 'model') if isinstance(state.get(k), dict)), None)
+    ):
+        state = state[key]
+    if (
+        not isinstance(state, dict)
+        or not state
+        or not all(isinstance(k, str) and torch.is_tensor(v) for k, v in state.items())
+    ):
+        what = (
+            f'the keys {", ".join(map(str, list(state)[:4]))}'
+            if isinstance(state, dict) and state
+            else f'an empty or bare {type(state).__name__}'
+        )
+        raise ValueError(
+            f'{path} holds no state dict but {what}; save model.state_dict(), alone or under the'
+            " key 'state_dict'"
+        )
+    if all(k.startswith('module.') for k in state):
+        state = {k[7:]: v for k, v in state.items()}
     kept = {k: v for k, v in state.items() if not _FARL.match(k)}
     return kept, quick or len(kept) < len(state)
 
+
 def _fill(model, state, path, what, optional=()):
     "Put `state`, read from `path`, into `model`; the first key that differs makes the error"
-    state = _expand(dict(state), getattr(model, 'vocab_size', 0)); own = model.state_dict()
-    for k in ('logit_scale', 'logit_bias'):           # a number or a list of one
-        if k in state and k in own and state[k].numel() == own[k].numel() == 1: state[k] = state[k].reshape(own[k].shape)
-    missing = [k for k in own if k not in state and k not in optional]; extra = [k for k in state if k not in own]
+    state = _expand(dict(state), getattr(model, 'vocab_size', 0))
+    own = model.state_dict()
+    for k in ('logit_scale', 'logit_bias'):  # a number or a list of one
+        if k in state and k in own and state[k].numel() == own[k].numel() == 1:
+            state[k] = state[k].reshape(own[k].shape)
+    missing = [k for k in own if k not in state and k not in optional]
+    extra = [k for k in state if k not in own]
     shape = next((k for k in own if k in state and state[k].shape != own[k].shape), None)
-    problem = (f'{shape} is {list(state[shape].shape)} in the file and {list(own[shape].shape)} in the model' if shape else
-               f'it has no {missing[0]}' if missing else f'the model has no {extra[0]}' if extra else None)
-    if problem: raise ValueError(f'{path} does not fit {what}: {problem}; load it under the name it was trained with')
+    problem = (
+        f'{shape} is {list(state[shape].shape)} in the file and {list(own[shape].shape)} in the'
+        ' model'
+        if shape
+        else (
+            f'it has no {missing[0]}'
+            if missing
+            else f'the model has no {extra[0]}'
+            if extra
+            else None
+        )
+    )
+    if problem:
+        raise ValueError(
+            f'{path} does not fit {what}: {problem}; load it under the name it was trained with'
+        )
     model.load_state_dict(state, strict=False)
     return model
 
 # %% ../nbs/08_towers.ipynb #load
 def _from_folder(folder):
     "The model `save_model` wrote"
-    file = folder/'open_clip_config.json'
-    for f in (file, folder/'model.safetensors'):
-        if not f.is_file(): raise FileNotFoundError(f'{f} does not exist; give a folder that save_model wrote')
+    file = folder / 'open_clip_config.json'
+    for f in (file, folder / 'model.safetensors'):
+        if not f.is_file():
+            raise FileNotFoundError(f'{f} does not exist; give a folder that save_model wrote')
     try:
-        config = json.loads(file.read_text()); cfg = dict(config['model_cfg'])
+        config = json.loads(file.read_text())
+        cfg = dict(config['model_cfg'])
         custom = cfg.pop('custom_text', False)
         model = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**cfg)
-    except (ValueError, KeyError, TypeError) as e: raise ValueError(f'{file} describes no model of open_clip ({type(e).__name__}: {e}); save the model again') from e
+    except (ValueError, KeyError, TypeError) as e:
+        raise ValueError(
+            f'{file} describes no model of open_clip ({type(e).__name__}: {e}); save the model'
+            ' again'
+        ) from e
     model.config = config
-    return _fill(model, _read(folder/'model.safetensors')[0], folder/'model.safetensors', file)
+    return _fill(model, _read(folder / 'model.safetensors')[0], folder / 'model.safetensors', file)
+
 
 @contextlib.contextmanager
 def _quietly():
     "open_clip logs and warns about what `load_model` settles itself"
-    before = logging.root.manager.disable; logging.disable(logging.ERROR)
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', message='.*QuickGELU.*')
             yield
-    finally: logging.disable(before)
+    finally:
+        logging.disable(before)
+
 
 def _from_tag(name, tag, config):
     "Weights that open_clip downloads, or has in its cache"
-    cfg = open_clip.get_pretrained_cfg(name, tag); config['quick_gelu'] = bool(cfg.get('quick_gelu'))
-    try: open_clip.download_pretrained(cfg)
+    cfg = open_clip.get_pretrained_cfg(name, tag)
+    config['quick_gelu'] = bool(cfg.get('quick_gelu'))
+    try:
+        open_clip.download_pretrained(cfg)
     except Exception as e:
         quick = f'{name}-quickgelu'
         local = quick if config['quick_gelu'] and quick in open_clip.list_models() else name
         command = f"""python -c "import open_clip as o; print(o.download_pretrained(o.get_pretrained_cfg('{name}', '{tag}')))\""""
-        raise FileNotFoundError(f'the weights {tag!r} of {name} are not on this machine and could not be downloaded ({type(e).__name__}); where there is a network, run: {command} '
-                                f'and give the file that it prints as pretrained=, with the name {local!r}') from e
+        raise FileNotFoundError(
+            f'the weights {tag!r} of {name} are not on this machine and could not be downloaded'
+            f' ({type(e).__name__}); where there is a network, run: {command} and give the file'
+            f' that it prints as pretrained=, with the name {local!r}'
+        ) from e
     return open_clip.create_model(name, tag, force_quick_gelu=config['quick_gelu'])
+
 
 def _from_file(name, path, config, optional=('logit_scale',)):
     "Weights of a file for the towers `name`"
     state, quick = _state(path)
-    if quick: config['quick_gelu'] = True
-    return _fill(open_clip.create_model(name, force_quick_gelu=bool(config.get('quick_gelu'))), state, path, name, optional)
+    if quick:
+        config['quick_gelu'] = True
+    return _fill(
+        open_clip.create_model(name, force_quick_gelu=bool(config.get('quick_gelu'))),
+        state,
+        path,
+        name,
+        optional,
+    )
+
 
 def load_model(
-    name:str='clef-tiny',                  # any name in `open_clip.list_models()`; a saved folder has its own
-    pretrained:str|Path|None='synthface',  # 'synthface', None, a tag of open_clip, a folder or a file
-    seed:int=0,                            # draws random weights
-    device:str|torch.device='cpu',         # where the model goes
-) -> nn.Module:                            # a CLIP of open_clip in eval mode, convolutions in channels_last
-    """Load CLIP towers; no code in a local file is ever run, and only `logit_scale` may be missing there (it keeps CLIP's first value, 1/.07). OpenAI's weights as a plain
-    state dict need `name='ViT-B-16-quickgelu'`: a state dict does not record its activation. Raises ValueError for an unknown name, for a file that is refused or damaged and
-    for weights that do not fit, FileNotFoundError when weights are neither here nor to be had."""
+    # any name in `open_clip.list_models()`; a saved folder has its own
+    name: str = 'clef-tiny',
+    # 'synthface', None, a tag of open_clip, a folder or a file
+    pretrained: str | Path | None = 'synthface',
+    seed: int = 0,  # draws random weights
+    device: str | torch.device = 'cpu',  # where the model goes
+    # a CLIP of open_clip in eval mode, convolutions in channels_last
+) -> nn.Module:
+    """Load CLIP towers; no code in a local file is ever run, and only `logit_scale` may be missing
+    there (it keeps CLIP's first value, 1/.07).
+
+    OpenAI's weights as a plain state dict need `name='ViT-B-16-quickgelu'`: a state dict does not
+    record its activation. Raises ValueError for an unknown name, for a file that is refused or
+    damaged and for weights that do not fit, FileNotFoundError when weights are neither here nor to
+    be had.
+    """
     with torch.random.fork_rng(devices=[]), _quietly():
         torch.manual_seed(seed)
-        config = open_clip.get_model_config(name); tags = open_clip.list_pretrained_tags_by_model(name); path = None if pretrained is None else Path(pretrained)
+        config = open_clip.get_model_config(name)
+        tags = open_clip.list_pretrained_tags_by_model(name)
+        path = None if pretrained is None else Path(pretrained)
         tag = isinstance(pretrained, str) and pretrained in tags
-        if path is not None and path.is_dir() and not tag and pretrained != 'synthface': model = _from_folder(path)
+        if path is not None and path.is_dir() and not tag and pretrained != 'synthface':
+            model = _from_folder(path)
         else:
-            if config is None: raise ValueError(f'open_clip has no model {name!r}; see open_clip.list_models(), or give the folder of a saved model as pretrained')
-            if pretrained is None: model = open_clip.create_model(name)
+            if config is None:
+                raise ValueError(
+                    f'open_clip has no model {name!r}; see open_clip.list_models(), or give the'
+                    ' folder of a saved model as pretrained'
+                )
+            if pretrained is None:
+                model = open_clip.create_model(name)
             elif pretrained == 'synthface':
-                if name != 'clef-tiny': raise ValueError(f"the weights 'synthface' are for clef-tiny, not for {name!r}; choose another pretrained=, or None")
-                path = _ASSETS/'clef-tiny.safetensors'
-                if not path.is_file(): raise FileNotFoundError(f'{path} does not exist; make it with tools/pretrain_tiny.py, or say pretrained=None')
+                if name != 'clef-tiny':
+                    raise ValueError(
+                        f"the weights 'synthface' are for clef-tiny, not for {name!r}; choose"
+                        ' another pretrained=, or None'
+                    )
+                path = _ASSETS / 'clef-tiny.safetensors'
+                if not path.is_file():
+                    raise FileNotFoundError(
+                        f'{path} does not exist; make it with tools/pretrain_tiny.py, or say'
+                        ' pretrained=None'
+                    )
                 model = _from_file(name, path, config, ())
-            elif tag: model = _from_tag(name, pretrained, config)
-            elif path.is_file(): model = _from_file(name, path, config)
-            else: raise FileNotFoundError(f'{str(pretrained)!r} is neither a file, nor a folder, nor one of the tags open_clip has for {name}: {", ".join(tags) or "none"}')
-            model.config = dict(model_cfg=config, preprocess_cfg={k: list(open_clip.get_model_preprocess_cfg(model)[k]) for k in ('mean', 'std')})
+            elif tag:
+                model = _from_tag(name, pretrained, config)
+            elif path.is_file():
+                model = _from_file(name, path, config)
+            else:
+                raise FileNotFoundError(
+                    f'{str(pretrained)!r} is neither a file, nor a folder, nor one of the tags'
+                    f' open_clip has for {name}: {", ".join(tags) or "none"}'
+                )
+            model.config = dict(
+                model_cfg=config,
+                preprocess_cfg={
+                    k: list(open_clip.get_model_preprocess_cfg(model)[k]) for k in ('mean', 'std')
+                },
+            )
     return model.to(device, memory_format=torch.channels_last).eval()
 
 # %% ../nbs/08_towers.ipynb #images
 def model_input(
-    model:nn.Module, # a CLIP of open_clip
-    x:Tensor,        # [B, 3, H, W], colours in 0..1
-) -> Tensor:         # [B, 3, size, size], scaled as the image tower expects, channels_last
-    "Resize where the sizes differ, subtract the mean and divide by the standard deviation of the tower's own training."
-    size = model.visual.image_size; size = (size, size) if isinstance(size, int) else tuple(size)
-    if x.shape[-2:] != size: x = F.interpolate(x, size, mode='bilinear', antialias=True, align_corners=False)
+    model: nn.Module,  # a CLIP of open_clip
+    x: Tensor,  # [B, 3, H, W], colours in 0..1
+    # [B, 3, size, size], scaled as the image tower expects, channels_last
+) -> Tensor:
+    """Resize where the sizes differ, subtract the mean and divide by the standard deviation of the
+    tower's own training.
+    """
+    size = model.visual.image_size
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    if x.shape[-2:] != size:
+        x = F.interpolate(x, size, mode='bilinear', antialias=True, align_corners=False)
     p = getattr(model, 'config', {}).get('preprocess_cfg', {})
-    mean, std = (x.new_tensor(p.get(k, d))[:, None, None] for k, d in (('mean', open_clip.OPENAI_DATASET_MEAN), ('std', open_clip.OPENAI_DATASET_STD)))
-    return ((x - mean)/std).contiguous(memory_format=torch.channels_last)
+    mean, std = (
+        x.new_tensor(p.get(k, d))[:, None, None]
+        for k, d in (('mean', open_clip.OPENAI_DATASET_MEAN), ('std', open_clip.OPENAI_DATASET_STD))
+    )
+    return ((x - mean) / std).contiguous(memory_format=torch.channels_last)
+
 
 @contextlib.contextmanager
 def _evaluating(model):
     "eval mode without gradients, and back"
-    training = model.training; model.eval()
+    training = model.training
+    model.eval()
     try:
-        with torch.no_grad(): yield
-    finally: model.train(training)
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
 
 def embed_images(
-    model:nn.Module,     # a CLIP of open_clip
-    images:np.ndarray,   # uint8 [N, H, W, 3], an array or a memmap
-    batch_size:int=256,  # images at a time
-) -> np.ndarray:         # float32 [N, D], rows of unit length
-    "Embed images with the image tower in eval mode. Raises ValueError for images of another shape or type."
+    model: nn.Module,  # a CLIP of open_clip
+    images: np.ndarray,  # uint8 [N, H, W, 3], an array or a memmap
+    batch_size: int = 256,  # images at a time
+) -> np.ndarray:  # float32 [N, D], rows of unit length
+    """Embed images with the image tower in eval mode.
+
+    Raises ValueError for images of another shape or type.
+    """
     if getattr(images, 'ndim', 0) != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
-        raise ValueError(f'images must be uint8 [N, H, W, 3], not {getattr(images, "dtype", type(images).__name__)} {list(getattr(images, "shape", []))}')
+        raise ValueError(
+            'images must be uint8 [N, H, W, 3], not'
+            f' {getattr(images, "dtype", type(images).__name__)}'
+            f' {list(getattr(images, "shape", []))}'
+        )
     device, out = next(model.parameters()).device, []
     with _evaluating(model):
         for i in range(0, len(images), batch_size):
-            x = to_float(torch.from_numpy(np.array(images[i:i + batch_size])).to(device))
+            x = to_float(torch.from_numpy(np.array(images[i : i + batch_size])).to(device))
             out.append(F.normalize(model.encode_image(model_input(model, x)).float(), dim=-1).cpu())
-    return torch.cat(out).numpy() if out else np.zeros((0, model.visual.output_dim), dtype=np.float32)
+    return (
+        torch.cat(out).numpy() if out else np.zeros((0, model.visual.output_dim), dtype=np.float32)
+    )
 
 # %% ../nbs/08_towers.ipynb #texts
 def tokenize(
-    model:nn.Module,  # a CLIP of open_clip
-    texts:list[str],  # one or more texts
-) -> Tensor:          # int64 [K, L], L the length of the longest text with its two markers
-    "Token ids by CLIP's tokenizer, padding trimmed to the longest text. Raises ValueError for a text that would be cut off."
-    if isinstance(texts, str) or not all(isinstance(t, str) for t in texts): raise TypeError('texts must be a list of texts')
-    if not len(texts): raise ValueError('texts is empty; give at least one text')
+    model: nn.Module,  # a CLIP of open_clip
+    texts: list[str],  # one or more texts
+    # int64 [K, L], L the length of the longest text with its two markers
+) -> Tensor:
+    """Token ids by CLIP's tokenizer, padding trimmed to the longest text.
+
+    Raises ValueError for a text that would be cut off.
+    """
+    if isinstance(texts, str) or not all(isinstance(t, str) for t in texts):
+        raise TypeError('texts must be a list of texts')
+    if not len(texts):
+        raise ValueError('texts is empty; give at least one text')
     length = getattr(model, 'context_length', 77)
     tokens = open_clip.tokenize(list(texts), context_length=length + 1)
     full = (tokens != 0).sum(1)
-    if (full > length).any(): raise ValueError(f'this text has more than the {length} tokens that the text tower takes; shorten it: {texts[int(full.argmax())]!r}')
-    return tokens[:, :int(full.max())]
+    if (full > length).any():
+        raise ValueError(
+            f'this text has more than the {length} tokens that the text tower takes; shorten it:'
+            f' {texts[int(full.argmax())]!r}'
+        )
+    return tokens[:, : int(full.max())]
+
 
 def encode_tokens(
-    model:nn.Module, # a CLIP of open_clip
-    tokens:Tensor,   # int64 [K, L] of `tokenize`, with L up to the model's context length
-) -> Tensor:         # [K, D], not normalised, with gradients
-    "The text tower on trimmed texts; equal to `model.encode_text` on padded ones where the transformer is causal, which is asked for what it is where it is not."
-    tokens = tokens.to(next(model.parameters()).device); L = tokens.shape[1]
-    if not isinstance(model, open_clip.CLIP) or model.attn_mask is None or model.text_pool_type != 'argmax':
+    model: nn.Module,  # a CLIP of open_clip
+    tokens: Tensor,  # int64 [K, L] of `tokenize`, with L up to the model's context length
+) -> Tensor:  # [K, D], not normalised, with gradients
+    """The text tower on trimmed texts; equal to `model.encode_text` on padded ones where the
+    transformer is causal, which is asked for what it is where it is not.
+    """
+    tokens = tokens.to(next(model.parameters()).device)
+    L = tokens.shape[1]
+    if (
+        not isinstance(model, open_clip.CLIP)
+        or model.attn_mask is None
+        or model.text_pool_type != 'argmax'
+    ):
         return model.encode_text(F.pad(tokens, (0, model.context_length - L)))
     x = model.token_embedding(tokens) + model.positional_embedding[:L]
     x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:L, :L]))
     x = x[torch.arange(len(x), device=x.device), tokens.argmax(1)]
-    return model.text_projection(x) if isinstance(model.text_projection, nn.Linear) else x @ model.text_projection
+    return (
+        model.text_projection(x)
+        if isinstance(model.text_projection, nn.Linear)
+        else x @ model.text_projection
+    )
+
 
 def embed_texts(
-    model:nn.Module, # a CLIP of open_clip
-    texts:list[str], # one or more texts
-) -> Tensor:         # float32 [K, D], rows of unit length, on the CPU
-    "Embed texts with the text tower in eval mode. Raises TypeError or ValueError as `tokenize` does."
-    with _evaluating(model): return F.normalize(encode_tokens(model, tokenize(model, texts)).float(), dim=-1).cpu()
+    model: nn.Module,  # a CLIP of open_clip
+    texts: list[str],  # one or more texts
+) -> Tensor:  # float32 [K, D], rows of unit length, on the CPU
+    """Embed texts with the text tower in eval mode.
+
+    Raises TypeError or ValueError as `tokenize` does.
+    """
+    with _evaluating(model):
+        return F.normalize(encode_tokens(model, tokenize(model, texts)).float(), dim=-1).cpu()
 
 # %% ../nbs/08_towers.ipynb #save
 def save_model(
-    model:nn.Module,   # a model that `load_model` returned, trained or not
-    folder:str|Path,   # folder to write into; made when it does not exist
-) -> Path:             # the same folder
-    "Write model.safetensors and open_clip_config.json; read them with `load_model(pretrained=folder)` or `open_clip.create_model('local-dir:' + folder)`. Raises ValueError for a model without `.config`."
-    if not hasattr(model, 'config'): raise ValueError('the model has no .config, so nobody could rebuild it; get your model from load_model')
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
+    model: nn.Module,  # a model that `load_model` returned, trained or not
+    folder: str | Path,  # folder to write into; made when it does not exist
+) -> Path:  # the same folder
+    """Write model.safetensors and open_clip_config.json; read them with
+    `load_model(pretrained=folder)` or `open_clip.create_model('local-dir:' + folder)`.
+
+    Raises ValueError for a model without `.config`.
+    """
+    if not hasattr(model, 'config'):
+        raise ValueError(
+            'the model has no .config, so nobody could rebuild it; get your model from load_model'
+        )
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    _atomic(folder/'model.safetensors', lambda part: save_file(state, part))
-    _atomic(folder/'open_clip_config.json', lambda part: part.write_text(json.dumps(model.config, indent=2) + '\n'))
+    _atomic(folder / 'model.safetensors', lambda part: save_file(state, part))
+    _atomic(
+        folder / 'open_clip_config.json',
+        lambda part: part.write_text(json.dumps(model.config, indent=2) + '\n'),
+    )
     return folder

@@ -20,64 +20,117 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 from tqdm.auto import tqdm
 from .batches import fetch, prefetch
-from .processes import device, same_start, share, sum_gradients, synced_batch_norm, total, world
+from clef_nb.processes import (
+    device,
+    same_start,
+    share,
+    sum_gradients,
+    synced_batch_norm,
+    total,
+    world,
+)
 
 # %% ../nbs/08b_training.ipynb #in-chunks
 def in_chunks(
-    f:Callable,      # rows in, rows out; each row by itself, so batch norm must be frozen
-    chunk:int|None,  # rows whose activations are in memory at one time; None for all
-    *inputs:Tensor,  # tensors with the same number of rows
-) -> Tensor:         # f(*inputs), with its gradients
-    "Call `f` on `chunk` rows at a time, keep its results only, and call it again in the backward pass (gradient caching, Gao et al. 2021). Raises ValueError for a chunk below 1."
-    if chunk is not None and chunk < 1: raise ValueError(f'chunk is {chunk}; it must be 1 image or more, or None for all at once')
+    f: Callable,  # rows in, rows out; each row by itself, so batch norm must be frozen
+    chunk: int | None,  # rows whose activations are in memory at one time; None for all
+    *inputs: Tensor,  # tensors with the same number of rows
+) -> Tensor:  # f(*inputs), with its gradients
+    """Call `f` on `chunk` rows at a time, keep its results only, and call it again in the backward
+    pass (gradient caching, Gao et al. 2021).
+
+    Raises ValueError for a chunk below 1.
+    """
+    if chunk is not None and chunk < 1:
+        raise ValueError(f'chunk is {chunk}; it must be 1 image or more, or None for all at once')
     n = len(inputs[0])
-    if chunk is None or n <= chunk: return f(*inputs)
-    return torch.cat([recomputed(f, *(x[i:i + chunk] for x in inputs), use_reentrant=False) for i in range(0, n, chunk)])
+    if chunk is None or n <= chunk:
+        return f(*inputs)
+    return torch.cat(
+        [
+            recomputed(f, *(x[i : i + chunk] for x in inputs), use_reentrant=False)
+            for i in range(0, n, chunk)
+        ]
+    )
 
 # %% ../nbs/08b_training.ipynb #frozen
 FREEZE = ('token_embedding', 'batch_norm')
 
-def _norms(module): return [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+def _norms(module):
+    return [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
 
 def check_chunk(
-    module:nn.Module,       # the towers
-    chunk:int|None,         # as in `in_chunks`
-    freeze:tuple[str, ...], # as in `train`
+    module: nn.Module,  # the towers
+    chunk: int | None,  # as in `in_chunks`
+    freeze: tuple[str, ...],  # as in `train`
 ):
-    "Raises ValueError for an unknown part, and for chunks where batch norm would see each chunk alone."
-    if isinstance(freeze, str) or not set(freeze) <= set(FREEZE): raise ValueError(f'freeze is {freeze!r}; it takes a tuple of parts, from {", ".join(FREEZE)}')
-    if chunk is not None and _norms(module) and 'batch_norm' not in freeze: raise ValueError("the towers have batch norm, whose statistics differ from chunk to chunk; say freeze=('batch_norm',), or chunk=None")
+    """Raises ValueError for an unknown part, and for chunks where batch norm would see each chunk
+    alone.
+    """
+    if isinstance(freeze, str) or not set(freeze) <= set(FREEZE):
+        raise ValueError(
+            f'freeze is {freeze!r}; it takes a tuple of parts, from {", ".join(FREEZE)}'
+        )
+    if chunk is not None and _norms(module) and 'batch_norm' not in freeze:
+        raise ValueError(
+            'the towers have batch norm, whose statistics differ from chunk to chunk; say'
+            " freeze=('batch_norm',), or chunk=None"
+        )
 
 # %% ../nbs/08b_training.ipynb #step
 class Batch(NamedTuple):
     "What `losses` receives at each step"
-    images:Tensor             # uint8 [n, H, W, 3], the pictures of this process, on its device
-    rows:Tensor               # int64 [n], their positions in the table
-    part:slice                # which rows of the whole batch these are
-    size:int                  # rows of the whole batch
-    generator:torch.Generator # for everything random in this step, the same in all processes; on the CPU
+
+    # uint8 [n, H, W, 3], the pictures of this process, on its device
+    images: Tensor
+    rows: Tensor  # int64 [n], their positions in the table
+    part: slice  # which rows of the whole batch these are
+    size: int  # rows of the whole batch
+    # for everything random in this step, the same in all processes; on the CPU
+    generator: torch.Generator
+
 
 @lru_cache
 def has_bf16(
-    device:torch.device, # a device
-) -> bool:               # whether to compute in bfloat16 there
-    "Whether `device` multiplies in bfloat16 in hardware, which torch does not tell for CPUs. Never with the environment variable CLEF_BF16=0: single precision, for numbers that agree between machines."
-    if os.environ.get('CLEF_BF16') == '0': return False
-    if device.type == 'cuda': return torch.cuda.get_device_capability(device) >= (8, 0) and torch.cuda.is_bf16_supported()
-    try: flags = set(Path('/proc/cpuinfo').read_text().split())
-    except OSError: return False
+    device: torch.device,  # a device
+) -> bool:  # whether to compute in bfloat16 there
+    """Whether `device` multiplies in bfloat16 in hardware, which torch does not tell for CPUs.
+
+    Never with the environment variable CLEF_BF16=0: single precision, for numbers that agree
+    between machines.
+    """
+    if os.environ.get('CLEF_BF16') == '0':
+        return False
+    if device.type == 'cuda':
+        return torch.cuda.get_device_capability(device) >= (8, 0) and torch.cuda.is_bf16_supported()
+    try:
+        flags = set(Path('/proc/cpuinfo').read_text().split())
+    except OSError:
+        return False
     return device.type == 'cpu' and bool(flags & {'avx512_bf16', 'amx_bf16'})
 
+
 def _adamw(module, lr, weight_decay):
-    "AdamW, fused where this torch has it for the device; no decay for vectors, scalars and embeddings"
+    """AdamW, fused where this torch has it for the device; no decay for vectors, scalars and
+    embeddings
+    """
     named = [(k, w) for k, w in module.named_parameters() if w.requires_grad]
     plain = [w.ndim < 2 or 'embedding' in k for k, w in named]
-    groups = [dict(params=[w for (_, w), p in zip(named, plain) if not p], weight_decay=weight_decay),
-              dict(params=[w for (_, w), p in zip(named, plain) if p], weight_decay=0.)]
-    try: return torch.optim.AdamW(groups, lr=lr, fused=True)
-    except (RuntimeError, TypeError): return torch.optim.AdamW(groups, lr=lr)
+    groups = [
+        dict(params=[w for (_, w), p in zip(named, plain) if not p], weight_decay=weight_decay),
+        dict(params=[w for (_, w), p in zip(named, plain) if p], weight_decay=0.0),
+    ]
+    try:
+        return torch.optim.AdamW(groups, lr=lr, fused=True)
+    except (RuntimeError, TypeError):
+        return torch.optim.AdamW(groups, lr=lr)
 
-def _rate(step, steps): return min(1, (step + 1)/max(1, steps//20))*(1 + math.cos(math.pi*step/steps))/2
+
+def _rate(step, steps):
+    return min(1, (step + 1) / max(1, steps // 20)) * (1 + math.cos(math.pi * step / steps)) / 2
+
 
 def _endless(batches):
     "Batches of rows, epoch after epoch"
@@ -85,95 +138,209 @@ def _endless(batches):
         batches.set_epoch(epoch)
         yield from batches
 
-def _draw(seed, step, rank=0): return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
+
+def _draw(seed, step, rank=0):
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
 
 # %% ../nbs/08b_training.ipynb #resume
 def _key(module, images, settings):
     "What must be the same in the run that goes on"
-    weights = hashlib.sha256(''.join(f'{k}{tuple(w.shape)}{w.detach().double().abs().sum().item():.6g}' for k, w in module.state_dict().items()).encode())
-    pictures = hashlib.sha256(repr(images.shape).encode() + np.ascontiguousarray(images[::max(1, len(images)//16)]).tobytes())   # a look at some
-    return {**{k: repr(v) for k, v in settings.items()}, 'first weights': weights.hexdigest()[:12], 'images': pictures.hexdigest()[:12]}
+    weights = hashlib.sha256(
+        ''.join(
+            f'{k}{tuple(w.shape)}{w.detach().double().abs().sum().item():.6g}'
+            for k, w in module.state_dict().items()
+        ).encode()
+    )
+    # a look at some
+    pictures = hashlib.sha256(
+        repr(images.shape).encode()
+        + np.ascontiguousarray(images[:: max(1, len(images) // 16)]).tobytes()
+    )
+    return {
+        **{k: repr(v) for k, v in settings.items()},
+        'first weights': weights.hexdigest()[:12],
+        'images': pictures.hexdigest()[:12],
+    }
+
 
 def _save(path, key, step, module, optimiser, log):
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.{path.name}.part')   # one name: what a kill leaves behind is written over
+    # one name: what a kill leaves behind is written over
+    part = path.with_name(f'.{path.name}.part')
     with open(part, 'wb') as f:
-        torch.save(dict(key=key, step=step, module=module.state_dict(), optimiser=optimiser.state_dict(), log=log), f)
-        f.flush(); os.fsync(f.fileno())
+        torch.save(
+            dict(
+                key=key,
+                step=step,
+                module=module.state_dict(),
+                optimiser=optimiser.state_dict(),
+                log=log,
+            ),
+            f,
+        )
+        f.flush()
+        os.fsync(f.fileno())
     os.replace(part, path)
+
 
 def _resume(path, key, module, optimiser):
     "(next step, log) of a checkpoint, its state put into place; (0, []) where there is none"
-    if not path.exists(): return 0, []
-    try: state = torch.load(path, map_location='cpu', weights_only=True); theirs = state['key']
-    except Exception as e: raise ValueError(f'{path} cannot be read as a checkpoint ({type(e).__name__}); remove it to start over') from e
+    if not path.exists():
+        return 0, []
+    try:
+        state = torch.load(path, map_location='cpu', weights_only=True)
+        theirs = state['key']
+    except Exception as e:
+        raise ValueError(
+            f'{path} cannot be read as a checkpoint ({type(e).__name__}); remove it to start over'
+        ) from e
     if differs := [k for k in key if key[k] != theirs.get(k)]:
-        raise ValueError(f'{path} is the checkpoint of another run ({differs[0]}: {theirs.get(differs[0])} there, {key[differs[0]]} here); remove it, or give another path')
-    module.load_state_dict(state['module']); optimiser.load_state_dict(state['optimiser'])
+        raise ValueError(
+            f'{path} is the checkpoint of another run ({differs[0]}: {theirs.get(differs[0])}'
+            f' there, {key[differs[0]]} here); remove it, or give another path'
+        )
+    module.load_state_dict(state['module'])
+    optimiser.load_state_dict(state['optimiser'])
     return state['step'], state['log']
 
 # %% ../nbs/08b_training.ipynb #train
 def train(
-    module:nn.Module,            # trained in place, on the device of this process; left in eval mode
-    images:np.ndarray,           # uint8 [N, H, W, 3], an array or a `frame_cache`
-    batches,                     # an `ActivityBatches` or a `ShuffledBatches`
-    losses:Callable,             # Batch -> dict of named scalars
-    steps:int,                   # batches
-    lr:float=1e-3,               # highest learning rate
-    weight_decay:float=.05,      # of AdamW
-    seed:int=0,                  # of everything random but the batches
-    freeze:tuple[str, ...]=(),   # parts that stand still: 'token_embedding', 'batch_norm'
-    checkpoint:'str|Path|None'=None, # file to go on from and to write; None for none
-    checkpoint_every:int=50,     # steps from one checkpoint to the next; the last step is always written
-    settings:dict|None=None,     # what else makes a run the same run, for the checkpoint
-    progress:bool=True,          # show a bar (process 0 alone)
-    name:str='training',         # in the bar and in messages
-    clamp:Callable|None=None,    # called after each step, without gradients
-) -> pd.DataFrame:               # log: step, loss, the named losses, images_per_s, waited (share of the step, 0..1)
-    "Train on one process or, under torchrun or accelerate's notebook_launcher, on several. Raises ValueError for an unknown part in `freeze`, a loss that is no longer a number, a batch with fewer rows than processes, and a checkpoint that is damaged or of another run."
-    place = device(); rank, processes = world()   # in this order: the processes meet in the first
-    module.to(place); check_chunk(module, None, freeze)
-    if checkpoint_every < 1: raise ValueError(f'checkpoint_every is {checkpoint_every}; it must be 1 step or more')
-    words = [w for k, w in module.named_parameters() if k.endswith('token_embedding.weight') and w.requires_grad] if 'token_embedding' in freeze else []
-    same_start(module); path = None if checkpoint is None else Path(checkpoint)
-    key = path and _key(module, images, dict(stage=name, steps=steps, lr=lr, weight_decay=weight_decay, seed=seed, freeze=tuple(freeze), **(settings or {})))
-    for w in words: w.requires_grad_(False)
-    optimiser = _adamw(module, lr, weight_decay); first, log = 0, []
+    # trained in place, on the device of this process; left in eval mode
+    module: nn.Module,
+    images: np.ndarray,  # uint8 [N, H, W, 3], an array or a `frame_cache`
+    batches,  # an `ActivityBatches` or a `ShuffledBatches`
+    losses: Callable,  # Batch -> dict of named scalars
+    steps: int,  # batches
+    lr: float = 1e-3,  # highest learning rate
+    weight_decay: float = 0.05,  # of AdamW
+    seed: int = 0,  # of everything random but the batches
+    freeze: tuple[str, ...] = (),  # parts that stand still: 'token_embedding', 'batch_norm'
+    checkpoint: 'str|Path|None' = None,  # file to go on from and to write; None for none
+    # steps from one checkpoint to the next; the last step is always written
+    checkpoint_every: int = 50,
+    settings: dict | None = None,  # what else makes a run the same run, for the checkpoint
+    progress: bool = True,  # show a bar (process 0 alone)
+    name: str = 'training',  # in the bar and in messages
+    clamp: Callable | None = None,  # called after each step, without gradients
+    # log: step, loss, the named losses, images_per_s, waited (share of the step, 0..1)
+) -> pd.DataFrame:
+    """Train on one process or, under torchrun or accelerate's notebook_launcher, on several. Raises
+    ValueError for an unknown part in `freeze`, a loss that is no longer a number, a batch with
+    fewer rows than processes, and a checkpoint that is damaged or of another run.
+    """
+    # in this order: the processes meet in the first
+    place = device()
+    rank, processes = world()
+    module.to(place)
+    check_chunk(module, None, freeze)
+    if checkpoint_every < 1:
+        raise ValueError(f'checkpoint_every is {checkpoint_every}; it must be 1 step or more')
+    words = (
+        [
+            w
+            for k, w in module.named_parameters()
+            if k.endswith('token_embedding.weight') and w.requires_grad
+        ]
+        if 'token_embedding' in freeze
+        else []
+    )
+    same_start(module)
+    path = None if checkpoint is None else Path(checkpoint)
+    key = path and _key(
+        module,
+        images,
+        dict(
+            stage=name,
+            steps=steps,
+            lr=lr,
+            weight_decay=weight_decay,
+            seed=seed,
+            freeze=tuple(freeze),
+            **(settings or {}),
+        ),
+    )
+    for w in words:
+        w.requires_grad_(False)
+    optimiser = _adamw(module, lr, weight_decay)
+    first, log = 0, []
     random = torch.random.fork_rng([place] if place.type == 'cuda' else [])
+
     def load(item):
-        rows = item[1]; mine = rows[share(len(rows))]
-        if len(mine) == 0: raise ValueError(f'a batch of {len(rows)} rows cannot be shared by {processes} processes; raise batch_size, or take fewer processes')
+        rows = item[1]
+        mine = rows[share(len(rows))]
+        if len(mine) == 0:
+            raise ValueError(
+                f'a batch of {len(rows)} rows cannot be shared by {processes} processes; raise'
+                ' batch_size, or take fewer processes'
+            )
         x = fetch(images, mine)
         return x.pin_memory() if place.type == 'cuda' else x
+
     module.train()
     if 'batch_norm' in freeze:
-        for m in _norms(module): m.eval()
+        for m in _norms(module):
+            m.eval()
     try:
         if path:
             first, log = _resume(path, key, module, optimiser)
-            if total(torch.tensor(first, device=place)) != first*processes: raise ValueError(f'{path} is not the same file for all processes; put it on a file system that all of them see')
+            if total(torch.tensor(first, device=place)) != first * processes:
+                raise ValueError(
+                    f'{path} is not the same file for all processes; put it on a file system that'
+                    ' all of them see'
+                )
         todo = zip(range(first, steps), islice(_endless(batches), first, None))
         bar = tqdm(total=steps, initial=first, desc=name, disable=not progress or rank > 0)
         start = time.perf_counter()
         with random, synced_batch_norm(module), bar, closing(prefetch(todo, load)) as stream:
             for (step, rows), x, waited in stream:
-                part = share(len(rows)); torch.manual_seed(_draw(seed, step, 1 + rank))   # dropout
-                for g in optimiser.param_groups: g['lr'] = lr*_rate(step, steps)
-                batch = Batch(x.to(place, non_blocking=True), torch.as_tensor(rows[part], device=place), part, len(rows), torch.Generator().manual_seed(_draw(seed, step)))
-                try: parts = losses(batch)
-                except ValueError as e: raise ValueError(f'{name} stopped at step {step}, lr {lr:g}: {e}') from e
+                # dropout
+                part = share(len(rows))
+                torch.manual_seed(_draw(seed, step, 1 + rank))
+                for g in optimiser.param_groups:
+                    g['lr'] = lr * _rate(step, steps)
+                batch = Batch(
+                    x.to(place, non_blocking=True),
+                    torch.as_tensor(rows[part], device=place),
+                    part,
+                    len(rows),
+                    torch.Generator().manual_seed(_draw(seed, step)),
+                )
+                try:
+                    parts = losses(batch)
+                except ValueError as e:
+                    raise ValueError(f'{name} stopped at step {step}, lr {lr:g}: {e}') from e
                 loss = sum(parts.values())
-                values = {k: float(v.detach()) for k, v in parts.items()}; value = float(loss.detach())
-                if not math.isfinite(value): raise ValueError(f'{name} stopped at step {step}, lr {lr:g}: the loss is {value} ({values}); lower lr')
+                values = {k: float(v.detach()) for k, v in parts.items()}
+                value = float(loss.detach())
+                if not math.isfinite(value):
+                    raise ValueError(
+                        f'{name} stopped at step {step}, lr {lr:g}: the loss is {value} ({values});'
+                        ' lower lr'
+                    )
                 optimiser.zero_grad(set_to_none=True)
-                loss.backward(); sum_gradients(module); optimiser.step()
+                loss.backward()
+                sum_gradients(module)
+                optimiser.step()
                 if clamp is not None:
-                    with torch.no_grad(): clamp()
-                end = time.perf_counter(); took, start = end - start, end
-                log.append(dict(step=step, loss=value) | values | dict(loss=value, images_per_s=len(rows)/took, waited=min(1., waited/took)))
-                if path and rank == 0 and ((step + 1) % checkpoint_every == 0 or step + 1 == steps): _save(path, key, step + 1, module, optimiser, log)
-                bar.set_postfix(loss=f'{value:.3f}', images=f"{log[-1]['images_per_s']:.0f}/s", refresh=False); bar.update()
+                    with torch.no_grad():
+                        clamp()
+                end = time.perf_counter()
+                took, start = end - start, end
+                log.append(
+                    dict(step=step, loss=value)
+                    | values
+                    | dict(
+                        loss=value, images_per_s=len(rows) / took, waited=min(1.0, waited / took)
+                    )
+                )
+                if path and rank == 0 and ((step + 1) % checkpoint_every == 0 or step + 1 == steps):
+                    _save(path, key, step + 1, module, optimiser, log)
+                bar.set_postfix(
+                    loss=f'{value:.3f}', images=f'{log[-1]["images_per_s"]:.0f}/s', refresh=False
+                )
+                bar.update()
     finally:
         module.eval()
-        for w in words: w.requires_grad_(True)
+        for w in words:
+            w.requires_grad_(True)
     return pd.DataFrame(log)

@@ -19,260 +19,596 @@ from .frames import FrameTable, data_root, read_cells, same_width
 # %% ../nbs/05_wild.ipynb #agree
 _ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff')
 
+
 def _files(root, folder):
     "Paths, relative to `root`, of the files in one folder of it; none where the folder is absent"
-    if not (root/folder).is_dir(): return set()
-    with os.scandir(root/folder) as entries: return {f'{folder}/{e.name}'.lstrip('/') for e in entries if not e.name.startswith('.')}
+    if not (root / folder).is_dir():
+        return set()
+    with os.scandir(root / folder) as entries:
+        return {f'{folder}/{e.name}'.lstrip('/') for e in entries if not e.name.startswith('.')}
+
 
 def _agree(root, paths, known, there, where, missing):
-    "Mask of the labelled `paths` that are `there`, and notes; `known` are all images the list speaks of, `where(i)` says which line labels paths[i]"
+    """Mask of the labelled `paths` that are `there`, and notes; `known` are all images the list
+    speaks of, `where(i)` says which line labels paths[i]
+    """
     has = np.fromiter((p in there for p in paths), bool, len(paths))
     strange = sorted(p for p in there - known if p.lower().endswith(_ENDINGS))
     lost = int((~has).sum())
     if lost:
-        i = int(has.argmin()); said = f'{lost:,} of the {len(paths):,} labelled images {"is" if lost == 1 else "are"} not there, the first being {root/paths[i]} ({where(i)})'
-        if lost == len(paths): raise FileNotFoundError(f'{said}; give the folder that holds the images')
-        if missing == 'error': raise FileNotFoundError(f"{said}; put {'it' if lost == 1 else 'them'} there, or say missing='drop'")
+        i = int(has.argmin())
+        said = (
+            f'{lost:,} of the {len(paths):,} labelled images {"is" if lost == 1 else "are"} not'
+            f' there, the first being {root / paths[i]} ({where(i)})'
+        )
+        if lost == len(paths):
+            raise FileNotFoundError(f'{said}; give the folder that holds the images')
+        if missing == 'error':
+            raise FileNotFoundError(
+                f"{said}; put {'it' if lost == 1 else 'them'} there, or say missing='drop'"
+            )
     if strange:
-        also = f'{len(strange):,} image{"s have" if len(strange) > 1 else " has"} no label, the first being {root/strange[0]}'
-        if missing == 'error': raise ValueError(f"{also}; put the original list back, move the images away, or say missing='drop'")
-    notes = {k: n for k, n in (('images missing', lost), ('images without a label', len(strange))) if n}
-    if notes: warnings.warn('; '.join(([said] if lost else []) + ([also] if strange else [])) + '; they are left out', stacklevel=3)
+        also = (
+            f'{len(strange):,} image{"s have" if len(strange) > 1 else " has"} no label, the first'
+            f' being {root / strange[0]}'
+        )
+        if missing == 'error':
+            raise ValueError(
+                f"{also}; put the original list back, move the images away, or say missing='drop'"
+            )
+    notes = {
+        k: n for k, n in (('images missing', lost), ('images without a label', len(strange))) if n
+    }
+    if notes:
+        warnings.warn(
+            '; '.join(([said] if lost else []) + ([also] if strange else []))
+            + '; they are left out',
+            stacklevel=3,
+        )
     return has, notes
 
+
 def _missing(missing):
-    if missing not in ('error', 'drop'): raise ValueError(f"missing is {missing!r}; it must be 'error' or 'drop'")
+    if missing not in ('error', 'drop'):
+        raise ValueError(f"missing is {missing!r}; it must be 'error' or 'drop'")
+
 
 def _once(images, where):
     "Every image is labelled once"
     if (twice := pd.Series(images, dtype=object).duplicated().to_numpy()).any():
         i = int(twice.argmax())
-        raise ValueError(f'{where(i)}: {images[i]} is labelled a second time, first in {where(images.index(images[i]))}; keep one of the two')
+        raise ValueError(
+            f'{where(i)}: {images[i]} is labelled a second time, first in'
+            f' {where(images.index(images[i]))}; keep one of the two'
+        )
 
 # %% ../nbs/05_wild.ipynb #rafdb
 def rafdb(
-    root:str|Path|None=None, # folder with EmoLabel and Image; None takes the environment variable CLEF_RAFDB
-    images:str='aligned',    # 'aligned': the faces, 100 x 100 pixels; 'original': the pictures as they were found, of any size
-    missing:str='error',     # labels without image and images without label: 'error' stops, 'drop' leaves them out and warns with the counts
-) -> FrameTable:             # columns path, split ('train' or 'test') and expression
-    """Read the basic set of RAF-DB (Li, Deng and Du 2017) or its twin from the official layout, by the official split.
-    Raises FileNotFoundError for a root, a list or an image that is not there, and ValueError for a line that is no name and code or a name that occurs twice; each names the file, the line and the mend."""
+    # folder with EmoLabel and Image; None takes the environment variable CLEF_RAFDB
+    root: str | Path | None = None,
+    # 'aligned': the faces, 100 x 100 pixels; 'original': the pictures as they were found, of any
+    # size
+    images: str = 'aligned',
+    # labels without image and images without label: 'error' stops, 'drop' leaves them out and warns
+    # with the counts
+    missing: str = 'error',
+) -> FrameTable:  # columns path, split ('train' or 'test') and expression
+    """Read the basic set of RAF-DB (Li, Deng and Du 2017) or its twin from the official layout, by
+    the official split.
+
+    Raises FileNotFoundError for a root, a list or an image that is not there, and ValueError for a
+    line that is no name and code or a name that occurs twice; each names the file, the line and the
+    mend.
+    """
     _missing(missing)
-    if images not in ('aligned', 'original'): raise ValueError(f"images is {images!r}; it must be 'aligned' or 'original'")
+    if images not in ('aligned', 'original'):
+        raise ValueError(f"images is {images!r}; it must be 'aligned' or 'original'")
     root = data_root(root, 'RAF-DB', 'CLEF_RAFDB', 'EmoLabel and Image')
-    if not (root/'EmoLabel').is_dir() and (root/'basic').is_dir(): root = root/'basic'  # as the archive unpacks
-    names = [f'{folder}list_{spelling}_label.txt' for folder in ('EmoLabel/', '') for spelling in ('patition', 'partition')]
-    if not (there := [n for n in names if (root/n).is_file()]): raise FileNotFoundError(f'{root/names[0]} does not exist, nor does list_partition_label.txt; root must be the folder that holds EmoLabel and Image')
-    file = root/there[0]
+    # as the archive unpacks
+    if not (root / 'EmoLabel').is_dir() and (root / 'basic').is_dir():
+        root = root / 'basic'
+    names = [
+        f'{folder}list_{spelling}_label.txt'
+        for folder in ('EmoLabel/', '')
+        for spelling in ('patition', 'partition')
+    ]
+    if not (there := [n for n in names if (root / n).is_file()]):
+        raise FileNotFoundError(
+            f'{root / names[0]} does not exist, nor does list_partition_label.txt; root must be the'
+            ' folder that holds EmoLabel and Image'
+        )
+    file = root / there[0]
     cells, number = read_cells(file, ' ')
     same_width(file, cells, number, 2)
     for (name, code), n in zip(cells, number):
-        if '/' in name or '\\' in name: raise ValueError(f'{file}, line {n}: the name {name!r} leads to another folder; write the name alone, such as train_00001.jpg')
-        if not re.fullmatch(r'(train|test)_[0-9]+\.jpg', name): raise ValueError(f'{file}, line {n}: the name is {name!r}; names look like train_00001.jpg or test_0001.jpg')
-        if not re.fullmatch('[1-7]', code): raise ValueError(f'{file}, line {n} ({name}): the expression is {code!r}; codes run from 1 (surprise) to 7 (neutral)')
+        if '/' in name or '\\' in name:
+            raise ValueError(
+                f'{file}, line {n}: the name {name!r} leads to another folder; write the name'
+                ' alone, such as train_00001.jpg'
+            )
+        if not re.fullmatch(r'(train|test)_[0-9]+\.jpg', name):
+            raise ValueError(
+                f'{file}, line {n}: the name is {name!r}; names look like train_00001.jpg or'
+                ' test_0001.jpg'
+            )
+        if not re.fullmatch('[1-7]', code):
+            raise ValueError(
+                f'{file}, line {n} ({name}): the expression is {code!r}; codes run from 1'
+                ' (surprise) to 7 (neutral)'
+            )
     folder = f'Image/{images}'
-    paths = [f'{folder}/' + (name.replace('.', '_aligned.') if images == 'aligned' else name) for name, _ in cells]
+    paths = [
+        f'{folder}/' + (name.replace('.', '_aligned.') if images == 'aligned' else name)
+        for name, _ in cells
+    ]
     where = lambda i: f'{file}, line {number[i]}'
-    _once([f'{split}_{int(n)}' for split, n in (name[:-4].split('_') for name, _ in cells)], where)  # train_1 and train_00001 are one image
+    # train_1 and train_00001 are one image
+    _once([f'{split}_{int(n)}' for split, n in (name[:-4].split('_') for name, _ in cells)], where)
     has, notes = _agree(root, paths, set(paths), _files(root, folder), where, missing)
-    df = pd.DataFrame(dict(path=paths, split=[name.split('_')[0] for name, _ in cells], expression=[RAFDB_EXPRESSIONS[int(code) - 1] for _, code in cells]))
+    df = pd.DataFrame(
+        dict(
+            path=paths,
+            split=[name.split('_')[0] for name, _ in cells],
+            expression=[RAFDB_EXPRESSIONS[int(code) - 1] for _, code in cells],
+        )
+    )
     return FrameTable(df[has], root, 'RAF-DB', notes=notes)
 
 # %% ../nbs/05_wild.ipynb #counts
 def class_counts(
-    table:FrameTable, # a table with the columns split and expression
-) -> pd.DataFrame:    # one row a split, one column an expression, and a last column `all`
-    "Pictures of each expression in each split, whole numbers. Raises ValueError for a table without splits or without expressions."
+    table: FrameTable,  # a table with the columns split and expression
+) -> pd.DataFrame:  # one row a split, one column an expression, and a last column `all`
+    """Pictures of each expression in each split, whole numbers.
+
+    Raises ValueError for a table without splits or without expressions.
+    """
     for c in ('split', 'expression'):
-        if c not in table.df or table.df[c].isna().all(): raise ValueError(f'the table has no {c}; class_counts is for data sets such as RAF-DB, AffectNet and FERPlus')
-    order = [e for e in AFFECTNET_EXPRESSIONS if e in table.expressions] + [e for e in table.expressions if e not in AFFECTNET_EXPRESSIONS]
-    counts = pd.crosstab(table.df['split'], table.df['expression']).reindex(index=table.splits, columns=order)
+        if c not in table.df or table.df[c].isna().all():
+            raise ValueError(
+                f'the table has no {c}; class_counts is for data sets such as RAF-DB, AffectNet and'
+                ' FERPlus'
+            )
+    order = [e for e in AFFECTNET_EXPRESSIONS if e in table.expressions] + [
+        e for e in table.expressions if e not in AFFECTNET_EXPRESSIONS
+    ]
+    counts = pd.crosstab(table.df['split'], table.df['expression']).reindex(
+        index=table.splits, columns=order
+    )
     counts.columns.name = None
     return counts.assign(all=counts.sum(axis=1))
 
 # %% ../nbs/05_wild.ipynb #csv
-_AFFECTNET = ('subDirectory_filePath', 'face_x', 'face_y', 'face_width', 'face_height', 'facial_landmarks', 'expression', 'valence', 'arousal')
+_AFFECTNET = (
+    'subDirectory_filePath',
+    'face_x',
+    'face_y',
+    'face_width',
+    'face_height',
+    'facial_landmarks',
+    'expression',
+    'valence',
+    'arousal',
+)
 _BOX, _UNKNOWN = _AFFECTNET[1:5], ('', 'NULL')
 _FLOAT = re.compile(r'\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*')
-_DROPPED = {7: 'dropped: contempt', 8: 'dropped: none', 9: 'dropped: uncertain', 10: 'dropped: no face'}
+_DROPPED = {
+    7: 'dropped: contempt',
+    8: 'dropped: none',
+    9: 'dropped: uncertain',
+    10: 'dropped: no face',
+}
+
 
 def _header(path):
     "Position of each of the nine columns, and whether the first line is a header"
-    with open(path, 'rb') as f: first = f.readline()
-    try: cells = [c.strip() for c in first.decode('utf-8-sig').split(',')]
-    except UnicodeDecodeError: raise ValueError(f'{path} is no text file; put the original file back') from None
-    if not first.strip(): raise ValueError(f'{path} is empty, or its first line is; put the original file back')
-    if len(cells) == len(_AFFECTNET) and re.fullmatch('[0-9]+', cells[6]): return {c: i for i, c in enumerate(_AFFECTNET)}, False
+    with open(path, 'rb') as f:
+        first = f.readline()
+    try:
+        cells = [c.strip() for c in first.decode('utf-8-sig').split(',')]
+    except UnicodeDecodeError:
+        raise ValueError(f'{path} is no text file; put the original file back') from None
+    if not first.strip():
+        raise ValueError(f'{path} is empty, or its first line is; put the original file back')
+    if len(cells) == len(_AFFECTNET) and re.fullmatch('[0-9]+', cells[6]):
+        return {c: i for i, c in enumerate(_AFFECTNET)}, False
     for c in _AFFECTNET:
         if cells.count(c) != 1:
-            raise ValueError(f'{path}, line 1: ' + (f'two columns are headed {c}; keep one' if c in cells else f'no column is headed {c!r}; the header is {",".join(_AFFECTNET)}, or is left out, so put the original file back'))
+            raise ValueError(
+                f'{path}, line 1: '
+                + (
+                    f'two columns are headed {c}; keep one'
+                    if c in cells
+                    else (
+                        f'no column is headed {c!r}; the header is {",".join(_AFFECTNET)}, or is'
+                        ' left out, so put the original file back'
+                    )
+                )
+            )
     return {c: cells.index(c) for c in _AFFECTNET}, True
 
+
 def _numbers(cells, where, column, unknown=_UNKNOWN):
-    "Text cells as float32, nan for those in `unknown`; the first other one that is no number is named"
+    """Text cells as float32, nan for those in `unknown`; the first other one that is no number is
+    named
+    """
     x = pd.to_numeric(cells, errors='coerce').to_numpy(dtype=np.float32, na_value=np.nan)
     if (bad := ~np.isfinite(x) & ~cells.isin(unknown).to_numpy()).any():
-        i = int(bad.argmax()); raise ValueError(f'{where(i)}, column {column}: {cells.iloc[i]!r} is no number; mend the cell' + (', or write NULL where nobody knows' if unknown else ''))
+        i = int(bad.argmax())
+        raise ValueError(
+            f'{where(i)}, column {column}: {cells.iloc[i]!r} is no number; mend the cell'
+            + (', or write NULL where nobody knows' if unknown else '')
+        )
     return x
+
 
 def _affect(x, where, column):
     "Valence or arousal: -1 to 1, or -2 for unknown, which becomes nan"
     if (bad := (np.abs(x) > 1) & (x != -2)).any():
-        i = int(bad.argmax()); raise ValueError(f'{where(i)}, column {column}: {x[i]:g}; it must lie between -1 and 1, or be -2 for unknown')
+        i = int(bad.argmax())
+        raise ValueError(
+            f'{where(i)}, column {column}: {x[i]:g}; it must lie between -1 and 1, or be -2 for'
+            ' unknown'
+        )
     return np.where(x == -2, np.float32(np.nan), x)
+
 
 def _codes(x, where):
     "Expression codes as whole numbers from 0 to 10"
     if (bad := ~np.isin(x, range(11))).any():
-        i = int(bad.argmax()); raise ValueError(f'{where(i)}, column expression: {x[i]:g}; codes run from 0 (neutral) to 10 (no face)')
+        i = int(bad.argmax())
+        raise ValueError(
+            f'{where(i)}, column expression: {x[i]:g}; codes run from 0 (neutral) to 10 (no face)'
+        )
     return x.astype(np.int64)
+
 
 def _landmarks(cells, where):
     "Landmarks [n, 136] of cells such as '12.5;80;…'; nan where the cell is empty or NULL"
     out = np.full((len(cells), 136), np.nan, dtype=np.float32)
     known = ~cells.isin(_UNKNOWN).to_numpy()
     if (odd := known & np.fromiter((c.count(';') != 135 for c in cells), bool, len(cells))).any():
-        i = int(odd.argmax()); raise ValueError(f'{where(i)}, column facial_landmarks: {cells.iloc[i].count(";") + 1} numbers; there must be 136 with ; between them, or NULL')
+        i = int(odd.argmax())
+        raise ValueError(
+            f'{where(i)}, column facial_landmarks: {cells.iloc[i].count(";") + 1} numbers; there'
+            ' must be 136 with ; between them, or NULL'
+        )
     if known.any():
-        try: out[known] = pd.read_csv(StringIO('\n'.join(cells[known])), sep=';', header=None, dtype=np.float32).to_numpy()
-        except ValueError: pass
+        try:
+            out[known] = pd.read_csv(
+                StringIO('\n'.join(cells[known])), sep=';', header=None, dtype=np.float32
+            ).to_numpy()
+        except ValueError:
+            pass
     bad = np.flatnonzero(known & ~np.isfinite(out).all(axis=1))
     for i in bad:
         for k, v in enumerate(cells.iloc[i].split(';')):
-            if not _FLOAT.fullmatch(v): raise ValueError(f'{where(i)}, column facial_landmarks: number {k + 1} is {v!r}; mend the cell, or write NULL in place of all 136')
-    if len(bad): raise ValueError(f'{where(bad[0])}, column facial_landmarks: {cells.iloc[bad[0]][:40]!r}… cannot be read; mend the cell, or write NULL')
+            if not _FLOAT.fullmatch(v):
+                raise ValueError(
+                    f'{where(i)}, column facial_landmarks: number {k + 1} is {v!r}; mend the cell,'
+                    ' or write NULL in place of all 136'
+                )
+    if len(bad):
+        raise ValueError(
+            f'{where(bad[0])}, column facial_landmarks: {cells.iloc[bad[0]][:40]!r}… cannot be'
+            ' read; mend the cell, or write NULL'
+        )
     return out
 
+
 def _affectnet_csv(path, keep):
-    "Rows of one list, labels checked: a DataFrame with the line numbers as index, codes included that are not in `keep`; and the landmarks of the others, in pieces [n, 136]"
+    """Rows of one list, labels checked: a DataFrame with the line numbers as index, codes included
+    that are not in `keep`; and the landmarks of the others, in pieces [n, 136]
+    """
     at, header = _header(path)
     rows, points = [], []
     try:
-        with pd.read_csv(path, header=None, dtype=str, na_filter=False, skip_blank_lines=False, quoting=csv.QUOTE_NONE, encoding='utf-8-sig', chunksize=10_000) as pieces:
+        with pd.read_csv(
+            path,
+            header=None,
+            dtype=str,
+            na_filter=False,
+            skip_blank_lines=False,
+            quoting=csv.QUOTE_NONE,
+            encoding='utf-8-sig',
+            chunksize=10_000,
+        ) as pieces:
             for x in pieces:
-                x = x.rename(columns={i: c for c, i in at.items()})[list(_AFFECTNET)].apply(lambda c: c.str.strip())
+                x = x.rename(columns={i: c for c, i in at.items()})[list(_AFFECTNET)].apply(
+                    lambda c: c.str.strip()
+                )
                 x.index += 1
                 x = x[((x != '').any(axis=1) & (x.index > header)).to_numpy()]
                 where = lambda i, x=x: f'{path}, line {x.index[i]}'
                 name = x['subDirectory_filePath']
-                if (bad := (name.str.startswith('/') | name.str.contains(r'^[A-Za-z]:|\\|(?:^|/)\.\.(?:/|$)') | (name == '')).to_numpy()).any():
-                    i = int(bad.argmax()); raise ValueError(f'{where(i)}: the image {name.iloc[i]!r} lies outside the folder of images; write a path below it such as 689/face.jpg, with forward slashes')
+                if (
+                    bad := (
+                        name.str.startswith('/')
+                        | name.str.contains(r'^[A-Za-z]:|\\|(?:^|/)\.\.(?:/|$)')
+                        | (name == '')
+                    ).to_numpy()
+                ).any():
+                    i = int(bad.argmax())
+                    raise ValueError(
+                        f'{where(i)}: the image {name.iloc[i]!r} lies outside the folder of images;'
+                        ' write a path below it such as 689/face.jpg, with forward slashes'
+                    )
                 code = _codes(_numbers(x['expression'], where, 'expression', ()), where)
-                used = np.isin(code, keep); y, line = x[used], lambda i, x=x[used]: f'{path}, line {x.index[i]}'
+                used = np.isin(code, keep)
+                y, line = x[used], lambda i, x=x[used]: f'{path}, line {x.index[i]}'
                 points.append(_landmarks(y['facial_landmarks'], line))
-                label = pd.DataFrame({c: _numbers(y[c], line, c, _UNKNOWN if c in _BOX else _UNKNOWN[1:]) for c in (*_BOX, 'valence', 'arousal')}, index=y.index)
-                for c in ('valence', 'arousal'): label[c] = _affect(label[c].to_numpy(), line, c)
+                label = pd.DataFrame(
+                    {
+                        c: _numbers(y[c], line, c, _UNKNOWN if c in _BOX else _UNKNOWN[1:])
+                        for c in (*_BOX, 'valence', 'arousal')
+                    },
+                    index=y.index,
+                )
+                for c in ('valence', 'arousal'):
+                    label[c] = _affect(label[c].to_numpy(), line, c)
                 rows.append(pd.DataFrame(dict(path=name, code=code)).join(label))
     except pd.errors.ParserError as e:
         found = re.search(r'Expected (\d+) fields in line (\d+), saw (\d+)', str(e))
-        raise ValueError(f'{path}, line {found[2]}: {found[3]} cells where the first line has {found[1]}; mend the line' if found else f'{path} cannot be read: {e}') from None
-    except UnicodeDecodeError: raise ValueError(f'{path} is no text file; put the original file back') from None
-    if not sum(map(len, rows)): raise ValueError(f'{path} has a header and no rows; put the original file back')
+        raise ValueError(
+            f'{path}, line {found[2]}: {found[3]} cells where the first line has {found[1]}; mend'
+            ' the line'
+            if found
+            else f'{path} cannot be read: {e}'
+        ) from None
+    except UnicodeDecodeError:
+        raise ValueError(f'{path} is no text file; put the original file back') from None
+    if not sum(map(len, rows)):
+        raise ValueError(f'{path} has a header and no rows; put the original file back')
     return pd.concat(rows), points
 
 # %% ../nbs/05_wild.ipynb #npy
 def _npy(path, heads):
     "The numbers in one npy file, flat; `heads` remembers the headers that were met"
-    with open(path, 'rb', buffering=0) as f: raw = f.read()
+    with open(path, 'rb', buffering=0) as f:
+        raw = f.read()
     n = 10 + int.from_bytes(raw[8:10], 'little')
     dtype, size = heads.get(raw[:n], (None, 0))
-    if dtype is not None and n + size == len(raw): x = np.frombuffer(raw, dtype, offset=n)
+    if dtype is not None and n + size == len(raw):
+        x = np.frombuffer(raw, dtype, offset=n)
     else:
-        try: x = np.load(BytesIO(raw), allow_pickle=False)
-        except (ValueError, EOFError, OSError) as e: raise ValueError(f'{path} cannot be read as npy without pickle ({str(e).splitlines()[0] if raw else "the file is empty"}); put the original file back') from None
-        if raw[6:7] == b'\1' and n + x.nbytes == len(raw) and x.nbytes: heads[raw[:n]] = x.dtype, x.nbytes
-    try: return x.astype(np.float32).ravel()
-    except (ValueError, TypeError): raise ValueError(f'{path} holds {x.ravel()[:1].tolist()}, which is no number; put the original file back') from None
+        try:
+            x = np.load(BytesIO(raw), allow_pickle=False)
+        except (ValueError, EOFError, OSError) as e:
+            raise ValueError(
+                f'{path} cannot be read as npy without pickle'
+                f' ({str(e).splitlines()[0] if raw else "the file is empty"}); put the original'
+                ' file back'
+            ) from None
+        if raw[6:7] == b'\1' and n + x.nbytes == len(raw) and x.nbytes:
+            heads[raw[:n]] = x.dtype, x.nbytes
+    try:
+        return x.astype(np.float32).ravel()
+    except (ValueError, TypeError):
+        raise ValueError(
+            f'{path} holds {x.ravel()[:1].tolist()}, which is no number; put the original file back'
+        ) from None
+
 
 def _sidecars(folder, stems, kind, width=1):
     "Numbers [n, width] of the files such as 123_exp.npy, in the order of `stems`"
     heads, out = {}, np.empty((len(stems), width), dtype=np.float32)
+
     def read(block):
         for i in block:
             x = _npy(path := f'{folder}/{stems[i]}_{kind}.npy', heads)
-            if len(x) != width: raise ValueError(f'{path} holds {len(x)} numbers; there must be {width}, so put the original file back')
+            if len(x) != width:
+                raise ValueError(
+                    f'{path} holds {len(x)} numbers; there must be {width}, so put the original'
+                    ' file back'
+                )
             out[i] = x
+
     blocks = [range(i, min(i + 500, len(stems))) for i in range(0, len(stems), 500)]
     start = time.perf_counter()
-    for block in blocks[:1]: read(block)
-    slow = time.perf_counter() - start > 1e-4*min(len(stems), 500)
-    with ThreadPoolExecutor(16 if slow else 1) as pool:  # threads help where reads wait, and only get in each other's way where they don't
-        for _ in tqdm(pool.map(read, blocks[1:]), total=len(blocks), initial=1, desc=f'{folder.parent.name} {kind}', unit='block', delay=5, disable=len(blocks) < 20): pass
+    for block in blocks[:1]:
+        read(block)
+    slow = time.perf_counter() - start > 1e-4 * min(len(stems), 500)
+    # threads help where reads wait, and only get in each other's way where they don't
+    with ThreadPoolExecutor(16 if slow else 1) as pool:
+        for _ in tqdm(
+            pool.map(read, blocks[1:]),
+            total=len(blocks),
+            initial=1,
+            desc=f'{folder.parent.name} {kind}',
+            unit='block',
+            delay=5,
+            disable=len(blocks) < 20,
+        ):
+            pass
     return out
 
+
 def _affectnet_npy(root, split, keep):
-    "As `_affectnet_csv`, of train_set or val_set; the index is the stem of each image, and third come the images that are there"
-    folder = root/('train_set' if split == 'train' else 'val_set')
-    notes, name = folder/'annotations', folder.name
-    for f in (folder/'images', notes):
-        if not f.is_dir(): raise FileNotFoundError(f'{f} does not exist; {folder} must hold images and annotations')
+    """As `_affectnet_csv`, of train_set or val_set; the index is the stem of each image, and third
+    come the images that are there
+    """
+    folder = root / ('train_set' if split == 'train' else 'val_set')
+    notes, name = folder / 'annotations', folder.name
+    for f in (folder / 'images', notes):
+        if not f.is_dir():
+            raise FileNotFoundError(
+                f'{f} does not exist; {folder} must hold images and annotations'
+            )
     files = {p.rsplit('/', 1)[1] for p in _files(root, f'{name}/annotations')}
     stems = sorted((f[:-8] for f in files if f.endswith('_exp.npy')), key=lambda s: (len(s), s))
-    if not stems: raise FileNotFoundError(f'{notes} holds no file such as 0_exp.npy; put the annotations there')
+    if not stems:
+        raise FileNotFoundError(
+            f'{notes} holds no file such as 0_exp.npy; put the annotations there'
+        )
     there = _files(root, f'{name}/images')
-    image = {p.rsplit('/', 1)[1].rsplit('.', 1)[0]: p for p in sorted(there, reverse=True) if p.lower().endswith(_ENDINGS)}
+    image = {
+        p.rsplit('/', 1)[1].rsplit('.', 1)[0]: p
+        for p in sorted(there, reverse=True)
+        if p.lower().endswith(_ENDINGS)
+    }
     where = lambda i: f'{notes}/{stems[i]}_exp.npy'
-    df = pd.DataFrame(dict(path=[image.get(s, f'{name}/images/{s}.jpg') for s in stems], code=_codes(_sidecars(notes, stems, 'exp')[:, 0], where)), index=stems)
+    df = pd.DataFrame(
+        dict(
+            path=[image.get(s, f'{name}/images/{s}.jpg') for s in stems],
+            code=_codes(_sidecars(notes, stems, 'exp')[:, 0], where),
+        ),
+        index=stems,
+    )
     used, absent, points = df.index[np.isin(df['code'], keep) & df['path'].isin(there)], [], []
     for kind, column, width in (('val', 'valence', 1), ('aro', 'arousal', 1), ('lnd', None, 136)):
         has = [s for s in used if f'{s}_{kind}.npy' in files]
         absent += [f'{s}_{kind}.npy' for s in used if f'{s}_{kind}.npy' not in files]
         x = _sidecars(notes, has, kind, width)
-        if column: df.loc[has, column] = _affect(x[:, 0], lambda i: f'{notes}/{has[i]}_{kind}.npy', column)
-        elif has: points = [pd.DataFrame(x, index=has).reindex(df.index[np.isin(df['code'], keep)]).to_numpy()]
-    if absent: warnings.warn(f'{len(absent):,} annotation files are missing, the first being {notes/absent[0]}; the values are missing there', stacklevel=3)
+        if column:
+            df.loc[has, column] = _affect(x[:, 0], lambda i: f'{notes}/{has[i]}_{kind}.npy', column)
+        elif has:
+            points = [
+                pd.DataFrame(x, index=has).reindex(df.index[np.isin(df['code'], keep)]).to_numpy()
+            ]
+    if absent:
+        warnings.warn(
+            f'{len(absent):,} annotation files are missing, the first being {notes / absent[0]};'
+            ' the values are missing there',
+            stacklevel=3,
+        )
     return df, points, there
 
 # %% ../nbs/05_wild.ipynb #affectnet
 _LISTS = ('', 'Manually_Annotated_file_lists/', 'Manually_Annotated/')
-_IMAGES = ('Manually_Annotated_Images', 'Manually_Annotated/Manually_Annotated_Images', 'Manually_Annotated_compressed/Manually_Annotated_Images', 'Manually_Annotated', 'Manually_Annotated_compressed', '')
+_IMAGES = (
+    'Manually_Annotated_Images',
+    'Manually_Annotated/Manually_Annotated_Images',
+    'Manually_Annotated_compressed/Manually_Annotated_Images',
+    'Manually_Annotated',
+    'Manually_Annotated_compressed',
+    '',
+)
+
 
 def _affectnet_images(root, paths, file):
-    "The folder that `paths` are relative to, and all files in the folders of it that they name or that have a number"
+    """The folder that `paths` are relative to, and all files in the folders of it that they name or
+    that have a number
+    """
     below = lambda base, folder: '/'.join(x for x in (base, folder) if x)
     folders = sorted({p.rpartition('/')[0] for p in paths})
-    base = next((b for b in _IMAGES if any((root/b/f).is_dir() for f in folders)), None)
-    if base is None: raise FileNotFoundError(f'{root} holds none of the folders of images that {file} names, such as {root/_IMAGES[0]/folders[0]}; unpack the images there')
-    with os.scandir(root/base) as entries: folders = sorted({*folders, *(e.name for e in entries if re.fullmatch('[0-9]+', e.name) and e.is_dir())})
+    base = next((b for b in _IMAGES if any((root / b / f).is_dir() for f in folders)), None)
+    if base is None:
+        raise FileNotFoundError(
+            f'{root} holds none of the folders of images that {file} names, such as'
+            f' {root / _IMAGES[0] / folders[0]}; unpack the images there'
+        )
+    with os.scandir(root / base) as entries:
+        folders = sorted(
+            {*folders, *(e.name for e in entries if re.fullmatch('[0-9]+', e.name) and e.is_dir())}
+        )
     return base and base + '/', set().union(*(_files(root, below(base, f)) for f in folders))
 
+
 def affectnet(
-    root:str|Path|None=None, # folder with the two lists and the images, or with train_set and val_set; None takes the environment variable CLEF_AFFECTNET
-    classes:int=8,           # 8 expressions, or 7, which leaves contempt out
-    missing:str='error',     # labels without image and images without label: 'error' stops, 'drop' leaves them out and warns with the counts
-) -> FrameTable:             # path, split ('train' or 'validation'), expression, valence, arousal; face_x, face_y, face_width, face_height and landmarks where they are there
-    """Read AffectNet (Mollahosseini, Hasani and Mahoor 2017) or its twin in either of its two official forms. Rows without one of the `classes` expressions are dropped and counted in `notes`.
-    Raises FileNotFoundError for a root, a list or an image that is not there, and ValueError for a cell or an annotation that cannot be, an image that is labelled twice or one that lies outside the folder; each names the file, the line and the mend."""
+    # folder with the two lists and the images, or with train_set and val_set; None takes the
+    # environment variable CLEF_AFFECTNET
+    root: str | Path | None = None,
+    classes: int = 8,  # 8 expressions, or 7, which leaves contempt out
+    # labels without image and images without label: 'error' stops, 'drop' leaves them out and warns
+    # with the counts
+    missing: str = 'error',
+    # path, split ('train' or 'validation'), expression, valence, arousal; face_x, face_y,
+    # face_width, face_height and landmarks where they are there
+) -> FrameTable:
+    """Read AffectNet (Mollahosseini, Hasani and Mahoor 2017) or its twin in either of its two
+    official forms.
+
+    Rows without one of the `classes` expressions are dropped and counted in `notes`. Raises
+    FileNotFoundError for a root, a list or an image that is not there, and ValueError for a cell or
+    an annotation that cannot be, an image that is labelled twice or one that lies outside the
+    folder; each names the file, the line and the mend.
+    """
     _missing(missing)
-    if classes not in (7, 8): raise ValueError(f'classes is {classes!r}; it must be 8, or 7 to leave contempt out')
-    root, keep = data_root(root, 'AffectNet', 'CLEF_AFFECTNET', 'training.csv and Manually_Annotated_Images, or train_set and val_set'), range(classes)
-    folder = next((f for f in _LISTS if any((root/f'{f}{n}.csv').is_file() for n in ('training', 'validation'))), None)
-    sets = [s for s in ('train_set', 'val_set') if (root/s).is_dir()]
-    if folder is None and not sets: raise FileNotFoundError(f'{root} holds neither training.csv and validation.csv, by themselves or in {_LISTS[1]}, nor train_set and val_set; give the folder that does')
-    if folder is not None and sets: raise ValueError(f'{root} holds AffectNet in both forms, {folder}training.csv and {sets[0]}; move one of them to a folder of its own')
+    if classes not in (7, 8):
+        raise ValueError(f'classes is {classes!r}; it must be 8, or 7 to leave contempt out')
+    root, keep = (
+        data_root(
+            root,
+            'AffectNet',
+            'CLEF_AFFECTNET',
+            'training.csv and Manually_Annotated_Images, or train_set and val_set',
+        ),
+        range(classes),
+    )
+    folder = next(
+        (
+            f
+            for f in _LISTS
+            if any((root / f'{f}{n}.csv').is_file() for n in ('training', 'validation'))
+        ),
+        None,
+    )
+    sets = [s for s in ('train_set', 'val_set') if (root / s).is_dir()]
+    if folder is None and not sets:
+        raise FileNotFoundError(
+            f'{root} holds neither training.csv and validation.csv, by themselves or in'
+            f' {_LISTS[1]}, nor train_set and val_set; give the folder that does'
+        )
+    if folder is not None and sets:
+        raise ValueError(
+            f'{root} holds AffectNet in both forms, {folder}training.csv and {sets[0]}; move one of'
+            ' them to a folder of its own'
+        )
     if folder is None:
         parts = [_affectnet_npy(root, split, keep) for split in ('train', 'validation')]
-        where = lambda i: f'{root/df.split.iloc[i].replace("validation", "val")}_set/annotations/{df.index[i]}_exp.npy'
+        where = lambda i: (
+            f'{root / df.split.iloc[i].replace("validation", "val")}_set/annotations/{df.index[i]}_exp.npy'
+        )
         base, there = '', parts[0][2] | parts[1][2]
     else:
-        files = {split: root/f'{folder}{name}.csv' for split, name in (('train', 'training'), ('validation', 'validation'))}
+        files = {
+            split: root / f'{folder}{name}.csv'
+            for split, name in (('train', 'training'), ('validation', 'validation'))
+        }
         for f in files.values():
-            if not f.is_file(): raise FileNotFoundError(f'{f} is missing, though the other list is there; put it there')
+            if not f.is_file():
+                raise FileNotFoundError(
+                    f'{f} is missing, though the other list is there; put it there'
+                )
         parts = [_affectnet_csv(f, keep) for f in files.values()]
         where = lambda i: f'{files[df.split.iloc[i]]}, line {df.index[i]}'
-        base, there = _affectnet_images(root, [p for x, *_ in parts for p in x['path']], files['train'])
-    df = pd.concat([x.assign(split=split) for split, (x, *_) in zip(('train', 'validation'), parts)])
+        base, there = _affectnet_images(
+            root, [p for x, *_ in parts for p in x['path']], files['train']
+        )
+    df = pd.concat(
+        [x.assign(split=split) for split, (x, *_) in zip(('train', 'validation'), parts)]
+    )
     paths = (base + df['path']).tolist()
     _once(paths, where)
     used = np.isin(df['code'], keep)
     rows = np.flatnonzero(used)
-    has, notes = _agree(root, [paths[i] for i in rows], set(paths), there, lambda i: where(rows[i]), missing)
-    notes |= {what: n for code, what in _DROPPED.items() if code not in keep and (n := int((df['code'] == code).sum()))}
-    out = pd.DataFrame(dict(path=[paths[i] for i in rows], split=df['split'].to_numpy()[used], expression=np.array(AFFECTNET_EXPRESSIONS, dtype=object)[df['code'].to_numpy()[used]]))
+    has, notes = _agree(
+        root, [paths[i] for i in rows], set(paths), there, lambda i: where(rows[i]), missing
+    )
+    notes |= {
+        what: n
+        for code, what in _DROPPED.items()
+        if code not in keep and (n := int((df['code'] == code).sum()))
+    }
+    out = pd.DataFrame(
+        dict(
+            path=[paths[i] for i in rows],
+            split=df['split'].to_numpy()[used],
+            expression=np.array(AFFECTNET_EXPRESSIONS, dtype=object)[df['code'].to_numpy()[used]],
+        )
+    )
     for c in ('valence', 'arousal', *_BOX):
-        if c in df: out[c] = df[c].to_numpy(dtype=np.float32)[used]
-    if 'face_width' in out: out.loc[(out['face_width'] < 1) | (out['face_height'] < 1), list(_BOX)] = np.nan
-    if any(points for _, points, *_ in parts): out['landmarks'] = [row for x, points, *_ in parts for piece in points or [np.full((int(np.isin(x['code'], keep).sum()), 136), np.nan, np.float32)] for row in piece]
+        if c in df:
+            out[c] = df[c].to_numpy(dtype=np.float32)[used]
+    if 'face_width' in out:
+        out.loc[(out['face_width'] < 1) | (out['face_height'] < 1), list(_BOX)] = np.nan
+    if any(points for _, points, *_ in parts):
+        out['landmarks'] = [
+            row
+            for x, points, *_ in parts
+            for piece in points
+            or [np.full((int(np.isin(x['code'], keep).sum()), 136), np.nan, np.float32)]
+            for row in piece
+        ]
     return FrameTable(out[has], root, 'AffectNet', notes=notes)
 
 # %% ../nbs/05_wild.ipynb #ferplus-imports
@@ -287,81 +623,179 @@ _COLUMNS = [*FERPLUS_EXPRESSIONS, 'unknown', 'NF']
 _VOTES = [f'votes_{c}' for c in _COLUMNS]
 _REASONS = 'no majority', 'unknown', 'not a face'
 
+
 def _winner(votes, rule):
     "Column that wins each row of votes [N, 10], -1 where none does"
     if rule == 'majority':
         votes = np.where(votes > 1, votes, 0)
-        sure = 2*votes.max(1) > votes.sum(1)
-    else: sure = (votes == votes.max(1, keepdims=True)).sum(1) == 1
+        sure = 2 * votes.max(1) > votes.sum(1)
+    else:
+        sure = (votes == votes.max(1, keepdims=True)).sum(1) == 1
     return np.where(sure, votes.argmax(1), -1)
 
+
 def _usage(file, number, column, text):
-    if text not in _USAGE: raise ValueError(f'{file}, line {number}, column {column + 1} (Usage): {text[:40]!r}; it must be {", ".join(_USAGE)}')
+    if text not in _USAGE:
+        raise ValueError(
+            f'{file}, line {number}, column {column + 1} (Usage): {text[:40]!r}; it must be'
+            f' {", ".join(_USAGE)}'
+        )
     return _USAGE[text]
+
 
 def _columns(file, header, wanted):
     "Places of the wanted columns"
     for c in wanted:
-        if header.count(c) != 1: raise ValueError(f'{file}, line 1: ' + (f'two columns are called {c}; keep one' if c in header else f'no column is called {c}; the header has {", ".join(h[:20] for h in header[:15])}. Put the original file back'))
+        if header.count(c) != 1:
+            raise ValueError(
+                f'{file}, line 1: '
+                + (
+                    f'two columns are called {c}; keep one'
+                    if c in header
+                    else (
+                        f'no column is called {c}; the header has'
+                        f' {", ".join(h[:20] for h in header[:15])}. Put the original file back'
+                    )
+                )
+            )
     return [header.index(c) for c in wanted]
+
 
 def _votes(file, rule):
     "Rows of a vote table, and the number of each one's line"
-    if rule not in ('majority', 'plurality'): raise ValueError(f"rule is {rule!r}; it must be 'majority' or 'plurality'")
-    if not Path(file).is_file(): raise FileNotFoundError(f'{file} does not exist; it is the vote table of FERPlus, fer2013new.csv, so put it there')
+    if rule not in ('majority', 'plurality'):
+        raise ValueError(f"rule is {rule!r}; it must be 'majority' or 'plurality'")
+    if not Path(file).is_file():
+        raise FileNotFoundError(
+            f'{file} does not exist; it is the vote table of FERPlus, fer2013new.csv, so put it'
+            ' there'
+        )
     cells, number = read_cells(file)
     usage, name, *votes = _columns(file, cells[0], ['Usage', 'Image name', *_COLUMNS])
     same_width(file, cells, number)
     cells, number = cells[1:], number[1:]
-    if not cells: raise ValueError(f'{file} has a header and no rows; put the original file back')
+    if not cells:
+        raise ValueError(f'{file} has a header and no rows; put the original file back')
     image, v = [row[name] for row in cells], [[row[c] for c in votes] for row in cells]
     leads = re.compile(r'[/\\:]|^\.', re.M).search
     if leads('\n'.join(image)):
         i = next(i for i, name in enumerate(image) if leads(name))
-        raise ValueError(f'{file}, line {number[i]}: the image name {image[i]!r} leads to another folder; write the name alone, such as fer0000000.png')
+        raise ValueError(
+            f'{file}, line {number[i]}: the image name {image[i]!r} leads to another folder; write'
+            ' the name alone, such as fer0000000.png'
+        )
     if odd := {c for c in {c for row in v for c in row} if not re.fullmatch('[0-9]{1,3}', c)}:
         i, k = next((i, k) for i, row in enumerate(v) for k, c in enumerate(row) if c in odd)
-        raise ValueError(f'{file}, line {number[i]}, column {votes[k] + 1} ({_COLUMNS[k]}): {v[i][k][:40]!r} is no number of votes; put the original line back')
+        raise ValueError(
+            f'{file}, line {number[i]}, column {votes[k] + 1} ({_COLUMNS[k]}): {v[i][k][:40]!r} is'
+            ' no number of votes; put the original line back'
+        )
     image = np.array(image, dtype=object)
     v = np.array(v).astype(np.int16)
-    wins = np.where(image == '', len(_COLUMNS) - 1, _winner(v, rule))  # the official release makes no image of a row without name
+    # the official release makes no image of a row without name
+    wins = np.where(image == '', len(_COLUMNS) - 1, _winner(v, rule))
     known = (wins >= 0) & (wins < len(FERPLUS_EXPRESSIONS))
-    df = pd.DataFrame(dict(
-        row=np.arange(len(cells)), image=pd.array(np.where(image == '', None, image), dtype='string'),
-        split=pd.array([_usage(file, n, usage, row[usage]) for row, n in zip(cells, number)], dtype='string'),
-        expression=pd.array(np.where(known, np.array(_COLUMNS, dtype=object)[wins], None), dtype='string'),
-        reason=pd.array(np.where(known, None, np.array(_REASONS, dtype=object)[np.where(wins < 0, 0, wins - len(FERPLUS_EXPRESSIONS) + 1)*~known]), dtype='string')))
-    for k, c in enumerate(_VOTES): df[c] = v[:, k]
+    df = pd.DataFrame(
+        dict(
+            row=np.arange(len(cells)),
+            image=pd.array(np.where(image == '', None, image), dtype='string'),
+            split=pd.array(
+                [_usage(file, n, usage, row[usage]) for row, n in zip(cells, number)],
+                dtype='string',
+            ),
+            expression=pd.array(
+                np.where(known, np.array(_COLUMNS, dtype=object)[wins], None), dtype='string'
+            ),
+            reason=pd.array(
+                np.where(
+                    known,
+                    None,
+                    np.array(_REASONS, dtype=object)[
+                        np.where(wins < 0, 0, wins - len(FERPLUS_EXPRESSIONS) + 1) * ~known
+                    ],
+                ),
+                dtype='string',
+            ),
+        )
+    )
+    for k, c in enumerate(_VOTES):
+        df[c] = v[:, k]
     return df, number
 
+
 def ferplus_labels(
-    csv:str|Path,         # the vote table, fer2013new.csv
-    rule:str='majority',  # 'majority': the official rule, see below; 'plurality': most of the raw votes, ties dropped
-) -> pd.DataFrame:        # one row a row of the file; columns row (from 0), image, split, expression, reason, votes_neutral … votes_NF
-    """The expression of every row of FERPlus's vote table (Barsoum et al. 2016); no images are needed. Where expression is missing, reason says why: 'no majority', 'unknown' or 'not a face'.
-    The majority rule sets single votes to zero, sums the rest over all ten columns and keeps the winner only if it has more than half of that sum; winners that are unknown or not a face, and rows without an image name, are dropped. The plurality rule keeps the column with most of the raw votes, dropping ties, and the same three.
-    Raises FileNotFoundError for an absent file and ValueError for a column that is missing, an unknown Usage, a vote that is no whole number, or an image name that leads to another folder; each names the line. The official table has names that occur twice: to `ferplus_labels` these are rows like any other."""
+    csv: str | Path,  # the vote table, fer2013new.csv
+    # 'majority': the official rule, see below; 'plurality': most of the raw votes, ties dropped
+    rule: str = 'majority',
+    # one row a row of the file; columns row (from 0), image, split, expression, reason,
+    # votes_neutral … votes_NF
+) -> pd.DataFrame:
+    """The expression of every row of FERPlus's vote table (Barsoum et al. 2016); no images are
+    needed.
+
+    Where expression is missing, reason says why: 'no majority', 'unknown' or 'not a face'. The
+    majority rule sets single votes to zero, sums the rest over all ten columns and keeps the winner
+    only if it has more than half of that sum; winners that are unknown or not a face, and rows
+    without an image name, are dropped. The plurality rule keeps the column with most of the raw
+    votes, dropping ties, and the same three. Raises FileNotFoundError for an absent file and
+    ValueError for a column that is missing, an unknown Usage, a vote that is no whole number, or an
+    image name that leads to another folder; each names the line. The official table has names that
+    occur twice: to `ferplus_labels` these are rows like any other.
+    """
     return _votes(csv, rule)[0]
 
 # %% ../nbs/05_wild.ipynb #pixels
 _SIDE = 48
 
+
 @njit(cache=True, nogil=True)
 def _values(x, value, last, wrong):
-    "At each byte of a text of numbers: the number that ends here or 0, whether one ends, and whether something is amiss; `x` is the text minus the code of 0, after three blanks and before one"
+    """At each byte of a text of numbers: the number that ends here or 0, whether one ends, and
+    whether something is amiss; `x` is the text minus the code of 0, after three blanks and
+    before one
+    """
     u, t, h, k, after = x[3:], x[2:], x[1:], x, x[4:]
-    for i in range(len(value)): value[i] = np.uint8(u[i] + np.uint8(t[i] < 10)*np.uint8(np.uint8(10*t[i]) + np.uint8(h[i] < 10)*np.uint8(100*h[i])))
-    for i in range(len(value)): last[i] = np.uint8(u[i] < 10) & np.uint8(after[i] > 9)
-    for i in range(len(value)): wrong[i] = np.uint8(u[i] > 9) & np.uint8(u[i] != 240)  # anything but digits and blanks
-    for i in range(len(value)):  # four digits, or 256 and more: those wrap round to a small value
-        wrong[i] |= np.uint8(u[i] < 10) & np.uint8(t[i] < 10) & np.uint8(h[i] < 10) & (np.uint8(k[i] < 10) | np.uint8(h[i] > 2) | (np.uint8(h[i] == 2) & np.uint8(value[i] < 200)))
-    for i in range(len(value)): value[i] = np.uint8(value[i]*last[i])
+    for i in range(len(value)):
+        value[i] = np.uint8(
+            u[i]
+            + np.uint8(t[i] < 10)
+            * np.uint8(np.uint8(10 * t[i]) + np.uint8(h[i] < 10) * np.uint8(100 * h[i]))
+        )
+    for i in range(len(value)):
+        last[i] = np.uint8(u[i] < 10) & np.uint8(after[i] > 9)
+    # anything but digits and blanks
+    for i in range(len(value)):
+        wrong[i] = np.uint8(u[i] > 9) & np.uint8(u[i] != 240)
+    # four digits, or 256 and more: those wrap round to a small value
+    for i in range(len(value)):
+        wrong[i] |= (
+            np.uint8(u[i] < 10)
+            & np.uint8(t[i] < 10)
+            & np.uint8(h[i] < 10)
+            & (
+                np.uint8(k[i] < 10)
+                | np.uint8(h[i] > 2)
+                | (np.uint8(h[i] == 2) & np.uint8(value[i] < 200))
+            )
+        )
+    for i in range(len(value)):
+        value[i] = np.uint8(value[i] * last[i])
+
 
 @njit(cache=True, nogil=True)
 def _usual_lines(text, starts, ends, before, behind, out, spans, row):
-    "Read pixels [N, P] from line `row` on, `before` and `behind` columns apart from the line's ends; returns the first line that is out of the ordinary, or N"
-    count = out.shape[1]; longest = 4*count
-    x, value, last, wrong, numbers = np.full(longest + 4, 240, np.uint8), np.empty(longest, np.uint8), np.empty(longest, np.uint8), np.empty(longest, np.uint8), np.empty(longest, np.uint8)
+    """Read pixels [N, P] from line `row` on, `before` and `behind` columns apart from the line's
+    ends; returns the first line that is out of the ordinary, or N
+    """
+    count = out.shape[1]
+    longest = 4 * count
+    x, value, last, wrong, numbers = (
+        np.full(longest + 4, 240, np.uint8),
+        np.empty(longest, np.uint8),
+        np.empty(longest, np.uint8),
+        np.empty(longest, np.uint8),
+        np.empty(longest, np.uint8),
+    )
     for r in range(row, len(out)):
         p, q, left, right = starts[r], ends[r], before, behind
         while left > 0 and p < q:
@@ -375,59 +809,117 @@ def _usual_lines(text, starts, ends, before, behind, out, spans, row):
             p += 1
             q -= 1
         n = q - p
-        if left > 0 or right > 0 or n < 2*count - 1 or n >= longest: return r
+        if left > 0 or right > 0 or n < 2 * count - 1 or n >= longest:
+            return r
         line, digits = text[p:q], x[3:]
-        for i in range(n): digits[i] = line[i] - 48
+        for i in range(n):
+            digits[i] = line[i] - 48
         digits[n] = 240
         _values(x, value[:n], last[:n], wrong[:n])
         amiss, j = np.uint8(0), 0
-        for i in range(n): amiss |= wrong[i]
-        if amiss: return r
+        for i in range(n):
+            amiss |= wrong[i]
+        if amiss:
+            return r
         value[n] = last[n] = 0
-        two_values, two_last = value.view(np.uint16), last.view(np.uint16)  # of two neighbours at most one ends a number
-        for i in range((n + 1)//2):
+        # of two neighbours at most one ends a number
+        two_values, two_last = value.view(np.uint16), last.view(np.uint16)
+        for i in range((n + 1) // 2):
             numbers[j] = two_values[i] | two_values[i] >> 8
             j += (two_last[i] | two_last[i] >> 8) & 1
-        if j != count: return r
+        if j != count:
+            return r
         out[r] = numbers[:count]
     return len(out)
 
+
 def _odd_line(where, text, header, pixels, out):
     "Read one line slowly; returns its cells"
-    try: cells = [c.strip() for c in next(csv.reader([text.decode()], skipinitialspace=True), [])]
-    except (UnicodeDecodeError, csv.Error) as e: raise ValueError(f'{where}: this is no line of text ({e}); put the original file back') from None
-    if len(cells) != len(header): raise ValueError(f'{where}: {len(cells)} cells where the header has {len(header)}; mend the line, or put the original file back')
+    try:
+        cells = [c.strip() for c in next(csv.reader([text.decode()], skipinitialspace=True), [])]
+    except (UnicodeDecodeError, csv.Error) as e:
+        raise ValueError(
+            f'{where}: this is no line of text ({e}); put the original file back'
+        ) from None
+    if len(cells) != len(header):
+        raise ValueError(
+            f'{where}: {len(cells)} cells where the header has {len(header)}; mend the line, or put'
+            ' the original file back'
+        )
     numbers = cells[pixels].split()
-    if len(numbers) != len(out): raise ValueError(f'{where}, column {pixels + 1} (pixels): {len(numbers):,} numbers, where a picture has {_SIDE} x {_SIDE} = {_SIDE**2:,}; put the original file back')
+    if len(numbers) != len(out):
+        raise ValueError(
+            f'{where}, column {pixels + 1} (pixels): {len(numbers):,} numbers, where a picture has'
+            f' {_SIDE} x {_SIDE} = {_SIDE**2:,}; put the original file back'
+        )
     for i, v in enumerate(numbers):
-        if not (v.isascii() and v.isdecimal() and len(v) < 9 and int(v) < 256): raise ValueError(f'{where}, column {pixels + 1} (pixels): number {i + 1} is {v[:20]!r}; greys are whole numbers from 0 to 255, so put the original file back')
+        if not (v.isascii() and v.isdecimal() and len(v) < 9 and int(v) < 256):
+            raise ValueError(
+                f'{where}, column {pixels + 1} (pixels): number {i + 1} is {v[:20]!r}; greys are'
+                ' whole numbers from 0 to 255, so put the original file back'
+            )
         out[i] = int(v)
     return cells
 
+
 def _parse(file):
     "Pixels uint8 [N, 48, 48] and the split of each row of fer2013.csv"
-    if not os.path.getsize(file): raise ValueError(f'{file} is empty; put the original file back')
-    with open(file, 'rb') as f: text = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+    if not os.path.getsize(file):
+        raise ValueError(f'{file} is empty; put the original file back')
+    with open(file, 'rb') as f:
+        text = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
     data = np.frombuffer(text, np.uint8)
     edges, find, n = [3 if text[:3] == b'\xef\xbb\xbf' else 0], text.find, len(text)
-    while edges[-1] < n: edges.append(find(b'\n', edges[-1]) + 1 or n)
+    while edges[-1] < n:
+        edges.append(find(b'\n', edges[-1]) + 1 or n)
     starts, ends = np.array(edges[:-1], dtype=np.int64), np.array(edges[1:], dtype=np.int64)
-    for end in b'\n', b'\r': ends -= (data[ends - 1] == end[0]) & (ends > starts)
-    while len(starts) > 1 and not text[starts[-1]:ends[-1]].strip(): starts, ends = starts[:-1], ends[:-1]
-    try: header = [c.strip() for c in next(csv.reader([text[starts[0]:min(ends[0], starts[0] + 20_000)].decode()], skipinitialspace=True), [])] if len(starts) else []
-    except (UnicodeDecodeError, csv.Error) as e: raise ValueError(f'{file} is no text file ({e}); put the original file back') from None
+    for end in b'\n', b'\r':
+        ends -= (data[ends - 1] == end[0]) & (ends > starts)
+    while len(starts) > 1 and not text[starts[-1] : ends[-1]].strip():
+        starts, ends = starts[:-1], ends[:-1]
+    try:
+        header = (
+            [
+                c.strip()
+                for c in next(
+                    csv.reader(
+                        [text[starts[0] : min(ends[0], starts[0] + 20_000)].decode()],
+                        skipinitialspace=True,
+                    ),
+                    [],
+                )
+            ]
+            if len(starts)
+            else []
+        )
+    except (UnicodeDecodeError, csv.Error) as e:
+        raise ValueError(f'{file} is no text file ({e}); put the original file back') from None
     pixels, usage = _columns(file, header, ['pixels', 'Usage'])
     starts, ends = starts[1:], ends[1:]
-    if not len(starts): raise ValueError(f'{file} has a header and no rows; put the original file back')
-    out, spans, odd, r = np.empty((len(starts), _SIDE**2), np.uint8), np.empty((len(starts), 2), np.int64), {}, 0
-    while (r := _usual_lines(data, starts, ends, pixels, len(header) - 1 - pixels, out, spans, r)) < len(out):
-        odd[r] = _odd_line(f'{file}, line {r + 2}', text[starts[r]:ends[r]], header, pixels, out[r])[usage]
+    if not len(starts):
+        raise ValueError(f'{file} has a header and no rows; put the original file back')
+    out, spans, odd, r = (
+        np.empty((len(starts), _SIDE**2), np.uint8),
+        np.empty((len(starts), 2), np.int64),
+        {},
+        0,
+    )
+    while (
+        r := _usual_lines(data, starts, ends, pixels, len(header) - 1 - pixels, out, spans, r)
+    ) < len(out):
+        odd[r] = _odd_line(
+            f'{file}, line {r + 2}', text[starts[r] : ends[r]], header, pixels, out[r]
+        )[usage]
         r += 1
     side, k = (starts, usage) if usage < pixels else (spans[:, 1], usage - pixels)
     stop = spans[:, 0] if usage < pixels else ends
     splits = []
     for r, (a, b) in enumerate(zip(side.tolist(), stop.tolist())):
-        name = odd[r] if r in odd else text[a:b].split(b',')[k].decode('utf-8', 'replace').strip(' \t"')
+        name = (
+            odd[r]
+            if r in odd
+            else text[a:b].split(b',')[k].decode('utf-8', 'replace').strip(' \t"')
+        )
         splits.append(_USAGE.get(name) or _usage(file, r + 2, usage, name))
     return out.reshape(-1, _SIDE, _SIDE), splits
 
@@ -435,82 +927,170 @@ def _parse(file):
 def _kept(array, about):
     "Pictures and splits that `_fer2013` wrote; None where they are not there or not whole"
     try:
-        x, splits = np.load(array, mmap_mode='r'), [s for s, n in json.loads(about.read_text())['splits'] for _ in range(n)]
+        x, splits = (
+            np.load(array, mmap_mode='r'),
+            [s for s, n in json.loads(about.read_text())['splits'] for _ in range(n)],
+        )
         return splits if x.dtype == np.uint8 and x.shape == (len(splits), _SIDE, _SIDE) else None
-    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError): return None
+    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError):
+        return None
+
 
 def _fer2013(file, folder):
-    "Name of the array file with the pictures of fer2013.csv, made where it is not there, and the split of each picture"
+    """Name of the array file with the pictures of fer2013.csv, made where it is not there, and the
+    split of each picture
+    """
     s = os.stat(file)
-    array = folder/f'fer2013-{hashlib.sha256(f"1 {s.st_size} {s.st_mtime_ns}".encode()).hexdigest()[:12]}.npy'
+    array = (
+        folder
+        / f'fer2013-{hashlib.sha256(f"1 {s.st_size} {s.st_mtime_ns}".encode()).hexdigest()[:12]}.npy'
+    )
     about = array.with_suffix('.json')
-    if (splits := _kept(array, about)) is not None: return array.name, splits
+    if (splits := _kept(array, about)) is not None:
+        return array.name, splits
     pictures, splits = _parse(file)
     at = [0] + [i for i in range(1, len(splits)) if splits[i] != splits[i - 1]] + [len(splits)]
     runs = [[splits[a], b - a] for a, b in zip(at, at[1:])]
-    parts = [folder/f'.{array.stem}.{secrets.token_hex(4)}.part' for _ in range(2)]  # two processes may be at it at once
+    # two processes may be at it at once
+    parts = [folder / f'.{array.stem}.{secrets.token_hex(4)}.part' for _ in range(2)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         parts[0].write_text(json.dumps(dict(made_from=file.name, splits=runs)) + '\n')
-        with open(parts[1], 'wb') as f: np.save(f, pictures); f.flush(); os.fsync(f.fileno())
-        os.replace(parts[0], about); os.replace(parts[1], array)
-    except OSError as e: raise OSError(e.errno, f'{folder}: the pixels of {file} cannot be kept there ({e.strerror}; {pictures.nbytes/1e6:,.1f} MB); make room, or give another folder as cache. Nothing was kept') from e
+        with open(parts[1], 'wb') as f:
+            np.save(f, pictures)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(parts[0], about)
+        os.replace(parts[1], array)
+    except OSError as e:
+        raise OSError(
+            e.errno,
+            f'{folder}: the pixels of {file} cannot be kept there ({e.strerror};'
+            f' {pictures.nbytes / 1e6:,.1f} MB); make room, or give another folder as cache.'
+            ' Nothing was kept',
+        ) from e
     finally:
         for p in parts:
-            try: p.unlink(missing_ok=True)
-            except OSError: pass  # the folder cannot be written, which was said above
+            try:
+                p.unlink(missing_ok=True)
+            except OSError:
+                pass  # the folder cannot be written, which was said above
     return array.name, splits
 
 # %% ../nbs/05_wild.ipynb #ferplus
 def _from_csv(root, votes, labels, number, missing, cache):
     "Folder of the array, its paths, which rows have one, and notes"
-    file, folder = root/'fer2013.csv', Path(root if cache is None else cache)
+    file, folder = root / 'fer2013.csv', Path(root if cache is None else cache)
     name, splits = _fer2013(file, folder)
     n, m = len(splits), len(labels)
     for i, (a, b) in enumerate(zip(splits, labels['split'].tolist())):
-        if a != b: raise ValueError(f'{file}, line {i + 2}: the split is {a}, but {votes}, line {number[i]}, says {b}; the files go together row by row, so put the original ones back')
+        if a != b:
+            raise ValueError(
+                f'{file}, line {i + 2}: the split is {a}, but {votes}, line {number[i]}, says {b};'
+                ' the files go together row by row, so put the original ones back'
+            )
     has, notes = np.arange(m) < n, {}
     if n != m:
-        said = f'{file} has {n:,} rows and {votes} {m:,}, so ' + (f'{m - n:,} rows of votes have no picture, from line {number[n]} on' if n < m else f'{n - m:,} pictures have no votes, from line {m + 2} on')
-        if missing == 'error': raise (FileNotFoundError if n < m else ValueError)(f"{said}; put the original files back, or say missing='drop'")
-        notes = {'images missing': int(labels['expression'].iloc[n:].notna().sum())} if n < m else {'images without a label': n - m}
+        said = f'{file} has {n:,} rows and {votes} {m:,}, so ' + (
+            f'{m - n:,} rows of votes have no picture, from line {number[n]} on'
+            if n < m
+            else f'{n - m:,} pictures have no votes, from line {m + 2} on'
+        )
+        if missing == 'error':
+            raise (FileNotFoundError if n < m else ValueError)(
+                f"{said}; put the original files back, or say missing='drop'"
+            )
+        notes = (
+            {'images missing': int(labels['expression'].iloc[n:].notna().sum())}
+            if n < m
+            else {'images without a label': n - m}
+        )
         warnings.warn(f'{said}; they are left out', stacklevel=3)
     return folder, [f'{name}#{i}' for i in range(m)], has, notes
+
 
 def _from_images(root, votes, labels, number, missing):
     "The same for pictures that are files"
     for base in 'Images/', 'data/', '':
-        if folders := {s: base + f for s, f in _FERPLUS_FOLDERS.items() if (root/base/f).is_dir()}: break
+        if folders := {
+            s: base + f for s, f in _FERPLUS_FOLDERS.items() if (root / base / f).is_dir()
+        }:
+            break
     else:
-        base = next((b for b in ('Images', '') if any(p.lower().endswith(_ENDINGS) for p in _files(root, b))), None)
-        if base is None: raise FileNotFoundError(f'{root} holds no pictures; put fer2013.csv there, or the folders FER2013Train, FER2013Valid and FER2013Test')
+        base = next(
+            (
+                b
+                for b in ('Images', '')
+                if any(p.lower().endswith(_ENDINGS) for p in _files(root, b))
+            ),
+            None,
+        )
+        if base is None:
+            raise FileNotFoundError(
+                f'{root} holds no pictures; put fer2013.csv there, or the folders FER2013Train,'
+                ' FER2013Valid and FER2013Test'
+            )
         folders = dict.fromkeys(_FERPLUS_FOLDERS, base)
     folders = {s: folders.get(s, base + f) for s, f in _FERPLUS_FOLDERS.items()}
-    paths = [f'{folders[s]}/{i}'.lstrip('/') for s, i in zip(labels['split'], labels['image'].fillna(''))]
-    over = (labels['image'].duplicated(keep='last') & labels['image'].notna()).to_numpy()  # a name used again: the official script wrote the later picture over this one
+    paths = [
+        f'{folders[s]}/{i}'.lstrip('/') for s, i in zip(labels['split'], labels['image'].fillna(''))
+    ]
+    # a name used again: the official script wrote the later picture over this one
+    over = (labels['image'].duplicated(keep='last') & labels['image'].notna()).to_numpy()
     used = np.flatnonzero(labels['expression'].notna() & ~over)
     there = set().union(*(_files(root, f) for f in set(folders.values())))
-    found, notes = _agree(root, [paths[i] for i in used], set(paths), there, lambda i: f'{votes}, line {number[used[i]]}', missing)
-    has = np.zeros(len(labels), bool); has[used] = found
-    if n := int((labels['expression'].notna() & over).sum()): notes['dropped: name used again'] = n
+    found, notes = _agree(
+        root,
+        [paths[i] for i in used],
+        set(paths),
+        there,
+        lambda i: f'{votes}, line {number[used[i]]}',
+        missing,
+    )
+    has = np.zeros(len(labels), bool)
+    has[used] = found
+    if n := int((labels['expression'].notna() & over).sum()):
+        notes['dropped: name used again'] = n
     return root, paths, has, notes
 
+
 def ferplus(
-    root:str|Path|None=None,  # folder with fer2013new.csv and either fer2013.csv or pictures; None takes the environment variable CLEF_FERPLUS
-    rule:str='majority',      # 'majority' or 'plurality', see `ferplus_labels`
-    missing:str='error',      # votes without picture and pictures without votes: 'error' stops, 'drop' leaves them out and warns with the counts
-    cache:str|Path|None=None, # folder to keep the pixels of fer2013.csv in; None keeps them beside it
-) -> FrameTable:              # columns path, split ('train', 'validation' or 'test'), expression and the ten votes
-    """Read FERPlus (Barsoum et al. 2016) or its twin; rows that the rule drops are counted in notes. From fer2013.csv, paths look like fer2013-….npy#17 and the table's root is the folder of that array.
-    Raises what `ferplus_labels` raises; FileNotFoundError for a root or pictures that are not there; ValueError for a line of fer2013.csv that is not 2,304 greys and a known Usage, and for two files that do not go together; and OSError where the pixels cannot be kept. Each names the file, the line and the mend."""
+    # folder with fer2013new.csv and either fer2013.csv or pictures; None takes the environment
+    # variable CLEF_FERPLUS
+    root: str | Path | None = None,
+    rule: str = 'majority',  # 'majority' or 'plurality', see `ferplus_labels`
+    # votes without picture and pictures without votes: 'error' stops, 'drop' leaves them out and
+    # warns with the counts
+    missing: str = 'error',
+    # folder to keep the pixels of fer2013.csv in; None keeps them beside it
+    cache: str | Path | None = None,
+    # columns path, split ('train', 'validation' or 'test'), expression and the ten votes
+) -> FrameTable:
+    """Read FERPlus (Barsoum et al. 2016) or its twin; rows that the rule drops are counted in
+    notes.
+
+    From fer2013.csv, paths look like fer2013-….npy#17 and the table's root is the folder of that
+    array. Raises what `ferplus_labels` raises; FileNotFoundError for a root or pictures that are
+    not there; ValueError for a line of fer2013.csv that is not 2,304 greys and a known Usage, and
+    for two files that do not go together; and OSError where the pixels cannot be kept. Each names
+    the file, the line and the mend.
+    """
     _missing(missing)
     root = data_root(root, 'FERPlus', 'CLEF_FERPLUS', 'fer2013new.csv and fer2013.csv')
-    votes = root/'fer2013new.csv'
+    votes = root / 'fer2013new.csv'
     labels, number = _votes(votes, rule)
-    if (root/'fer2013.csv').is_file(): folder, paths, has, notes = _from_csv(root, votes, labels, number, missing, cache)
-    else: folder, paths, has, notes = _from_images(root, votes, labels, number, missing)
+    if (root / 'fer2013.csv').is_file():
+        folder, paths, has, notes = _from_csv(root, votes, labels, number, missing, cache)
+    else:
+        folder, paths, has, notes = _from_images(root, votes, labels, number, missing)
     reasons = labels['reason'].value_counts()
     notes |= {f'dropped: {r}': int(reasons.get(r, 0)) for r in _REASONS}
     rows = labels.assign(path=paths)[has & labels['expression'].notna().to_numpy()]
-    if not len(rows): raise ValueError(f'{votes}: the rule {rule} leaves no row that has a picture; put the original files back')
-    return FrameTable(rows[['path', 'split', 'expression', *_VOTES]], folder, 'FERPlus', notes=notes)
+    if not len(rows):
+        raise ValueError(
+            f'{votes}: the rule {rule} leaves no row that has a picture; put the original files'
+            ' back'
+        )
+    return FrameTable(
+        rows[['path', 'split', 'expression', *_VOTES]], folder, 'FERPlus', notes=notes
+    )

@@ -26,130 +26,266 @@ from .training import train
 # %% ../nbs/14e_zeroshot.ipynb #vectors
 TEXTS = ('names', 'descriptions')
 
+
 def label_vectors(
-    model:nn.Module,    # towers
-    labels:list[str],   # such as 'happiness' or 'AU12'
-    kind:str='names',   # 'names' or 'descriptions'
-) -> Tensor:            # float32 [K, D], rows of unit length
-    "One vector a label, from its texts alone. Raises ValueError for another kind and for a label without texts."
-    if kind not in TEXTS: raise ValueError(f'kind is {kind!r}; choose one of {", ".join(TEXTS)}')
-    if kind == 'names': return embed_texts(model, name_texts(labels))
-    forms, rows = prompts().query("kind == 'description'")['template'], _label_rows(labels, None)['description']
+    model: nn.Module,  # towers
+    labels: list[str],  # such as 'happiness' or 'AU12'
+    kind: str = 'names',  # 'names' or 'descriptions'
+) -> Tensor:  # float32 [K, D], rows of unit length
+    """One vector a label, from its texts alone.
+
+    Raises ValueError for another kind and for a label without texts.
+    """
+    if kind not in TEXTS:
+        raise ValueError(f'kind is {kind!r}; choose one of {", ".join(TEXTS)}')
+    if kind == 'names':
+        return embed_texts(model, name_texts(labels))
+    forms, rows = (
+        prompts().query("kind == 'description'")['template'],
+        _label_rows(labels, None)['description'],
+    )
     t = embed_texts(model, [form.replace('{}', text) for text in rows for form in forms])
     return F.normalize(t.reshape(len(labels), len(forms), -1).mean(1), dim=-1)
 
+
 def zero_shot(
-    model:nn.Module,     # towers
-    images:np.ndarray,   # uint8 [N, H, W, 3]
-    labels:list[str],    # two or more that exclude each other
-    kind:str='names',    # 'names' or 'descriptions'
-) -> np.ndarray:         # float32 [N, K], rows sum to 1
-    "Which of the labels an image is most like, by texts alone. Raises ValueError as `label_vectors` and `embed_images` do, and for fewer than two labels."
-    if len(labels) < 2: raise ValueError(f'labels are {labels}; give two or more, for one has nothing to be compared with')
+    model: nn.Module,  # towers
+    images: np.ndarray,  # uint8 [N, H, W, 3]
+    labels: list[str],  # two or more that exclude each other
+    kind: str = 'names',  # 'names' or 'descriptions'
+) -> np.ndarray:  # float32 [N, K], rows sum to 1
+    """Which of the labels an image is most like, by texts alone.
+
+    Raises ValueError as `label_vectors` and `embed_images` do, and for fewer than two labels.
+    """
+    if len(labels) < 2:
+        raise ValueError(
+            f'labels are {labels}; give two or more, for one has nothing to be compared with'
+        )
     cos = torch.from_numpy(embed_images(model, images)) @ label_vectors(model, labels, kind).T
-    return (model.logit_scale.exp().detach().cpu()*cos).softmax(1).numpy()
+    return (model.logit_scale.exp().detach().cpu() * cos).softmax(1).numpy()
 
 # %% ../nbs/14e_zeroshot.ipynb #cells
 def _wild(data, recipe, twins, root, folder):
-    source = open_source(data, root, recipe['size'], Path(folder)/'data', twins[data])
-    test = (source.table.df['split'] == next(s for s in ('test', 'validation') if s in source.table.splits)).to_numpy()
+    source = open_source(data, root, recipe['size'], Path(folder) / 'data', twins[data])
+    test = (
+        source.table.df['split']
+        == next(s for s in ('test', 'validation') if s in source.table.splits)
+    ).to_numpy()
     return source, np.flatnonzero(~test), np.flatnonzero(test)
+
 
 def _recall(model, images, expression, labels, kind):
     true = expression.map({l: i for i, l in enumerate(labels)}).to_numpy(int)
-    return left_out_scores(zero_shot(model, images, labels, kind), true, np.random.default_rng(0).permutation(len(true)) % 20, labels).assign(texts=kind)
+    return left_out_scores(
+        zero_shot(model, images, labels, kind),
+        true,
+        np.random.default_rng(0).permutation(len(true)) % 20,
+        labels,
+    ).assign(texts=kind)
+
 
 def from_aus_cell(
-    row:str,                 # name of a row of the ablation: where stage 2 starts
-    seed:int,                # of both stages
-    data:str='rafdb',        # set with expressions
-    lab:str='bp4d',          # set with action units
-    recipe:dict=TINY,        # as in `ablation_cell`, with the rest
-    twins:dict=TWINS,
-    root:str|None=None,
-    lab_root:str|None=None,
-    farl:str|None=None,
-    folder:str|Path='.',
-) -> pd.DataFrame:           # as `left_out_scores`, with texts and after ('start', 'stage 1', 'action units')
-    "Zero-shot expressions before and after training on action units. Raises as `open_source` and `row_towers` do."
+    row: str,  # name of a row of the ablation: where stage 2 starts
+    seed: int,  # of both stages
+    data: str = 'rafdb',  # set with expressions
+    lab: str = 'bp4d',  # set with action units
+    recipe: dict = TINY,  # as in `ablation_cell`, with the rest
+    twins: dict = TWINS,
+    root: str | None = None,
+    lab_root: str | None = None,
+    farl: str | None = None,
+    folder: str | Path = '.',
+    # as `left_out_scores`, with texts and after ('start', 'stage 1', 'action units')
+) -> pd.DataFrame:
+    """Zero-shot expressions before and after training on action units.
+
+    Raises as `open_source` and `row_towers` do.
+    """
     source, _, test = _wild(data, recipe, twins, root, folder)
-    s = open_lab(source, lab, lab_root, recipe['size'], Path(folder)/'data', twins[lab]); table, images = s.table, s.images
-    look = lambda model, after: [_recall(model, source.images[test], source.table.df['expression'].iloc[test], source.table.expressions, kind).assign(after=after) for kind in TEXTS]
+    s = open_lab(source, lab, lab_root, recipe['size'], Path(folder) / 'data', twins[lab])
+    table, images = s.table, s.images
+    look = lambda model, after: [
+        _recall(
+            model,
+            source.images[test],
+            source.table.df['expression'].iloc[test],
+            source.table.expressions,
+            kind,
+        ).assign(after=after)
+        for kind in TEXTS
+    ]
     towers = lambda row: row_towers(row, table, images, seed, recipe, farl, folder)
     out = look(towers('CLIP I N D' if row.startswith('CLEF') else row), 'start')
     model = towers(row)
-    if row.startswith('CLEF'): out += look(model, 'stage 1')
+    if row.startswith('CLEF'):
+        out += look(model, 'stage 1')
     align(model, images, table, seed=seed, progress=False, **recipe['align'])
     return pd.concat(out + look(model, 'action units'), ignore_index=True)
 
 # %% ../nbs/14e_zeroshot.ipynb #others-cell
 def to_others_cell(
-    row:str,                 # as in `from_aus_cell`
-    unseen:str,              # expressions that stage 2 does not see, joined by blanks
-    seed:int,                # of both stages
-    data:str='rafdb',        # as in `from_aus_cell`, with the rest
-    lab:str='bp4d',
-    recipe:dict=TINY,
-    twins:dict=TWINS,
-    root:str|None=None,
-    lab_root:str|None=None,
-    farl:str|None=None,
-    folder:str|Path='.',
-) -> pd.DataFrame:           # as `left_out_scores`, with texts and after ('start', 'other expressions')
-    "Zero-shot recognition of expressions after training on the others: images of unseen expressions, compared with the unseen labels. Raises ValueError for expressions that the set does not have."
-    source, known, test = _wild(data, recipe, twins, root, folder); labels, out_of = unseen.split(), source.table.expressions
-    if odd := [l for l in labels if l not in out_of]: raise ValueError(f'{data} has no expression {odd[0]!r}, only {", ".join(out_of)}')
-    s = open_lab(source, lab, lab_root, recipe['size'], Path(folder)/'data', twins[lab]) if row.startswith('CLEF') else None
-    model = row_towers(row, s and s.table, s and s.images, seed, recipe, farl, folder); expression = source.table.df['expression']
-    seen, asked = (np.array([r for r in rows if (expression.iloc[r] in labels) == there]) for rows, there in ((known, False), (test, True)))
-    look = lambda after: [_recall(model, source.images[asked], expression.iloc[asked], labels, kind).assign(after=after) for kind in TEXTS]
+    row: str,  # as in `from_aus_cell`
+    unseen: str,  # expressions that stage 2 does not see, joined by blanks
+    seed: int,  # of both stages
+    data: str = 'rafdb',  # as in `from_aus_cell`, with the rest
+    lab: str = 'bp4d',
+    recipe: dict = TINY,
+    twins: dict = TWINS,
+    root: str | None = None,
+    lab_root: str | None = None,
+    farl: str | None = None,
+    folder: str | Path = '.',
+    # as `left_out_scores`, with texts and after ('start', 'other expressions')
+) -> pd.DataFrame:
+    """Zero-shot recognition of expressions after training on the others: images of unseen
+    expressions, compared with the unseen labels.
+
+    Raises ValueError for expressions that the set does not have.
+    """
+    source, known, test = _wild(data, recipe, twins, root, folder)
+    labels, out_of = unseen.split(), source.table.expressions
+    if odd := [l for l in labels if l not in out_of]:
+        raise ValueError(f'{data} has no expression {odd[0]!r}, only {", ".join(out_of)}')
+    s = (
+        open_lab(source, lab, lab_root, recipe['size'], Path(folder) / 'data', twins[lab])
+        if row.startswith('CLEF')
+        else None
+    )
+    model = row_towers(row, s and s.table, s and s.images, seed, recipe, farl, folder)
+    expression = source.table.df['expression']
+    seen, asked = (
+        np.array([r for r in rows if (expression.iloc[r] in labels) == there])
+        for rows, there in ((known, False), (test, True))
+    )
+    look = lambda after: [
+        _recall(model, source.images[asked], expression.iloc[asked], labels, kind).assign(
+            after=after
+        )
+        for kind in TEXTS
+    ]
     out = look('start')
-    align(model, source.images[seen], source.table.subset(seen), [l for l in out_of if l not in labels], seed=seed, progress=False, **recipe['align'])
+    align(
+        model,
+        source.images[seen],
+        source.table.subset(seen),
+        [l for l in out_of if l not in labels],
+        seed=seed,
+        progress=False,
+        **recipe['align'],
+    )
     return pd.concat(out + look('other expressions'), ignore_index=True)
 
 # %% ../nbs/14e_zeroshot.ipynb #intensity
 LEVELS = ('low', 'high')
 
+
 def intensity_texts(
-    labels:list[str], # AUs
-    level:str,        # 'low' or 'high'
-) -> list[str]:       # one a label
+    labels: list[str],  # AUs
+    level: str,  # 'low' or 'high'
+) -> list[str]:  # one a label
     "Name prompts with an intensity. Raises ValueError for another level."
-    if level not in LEVELS: raise ValueError(f'level is {level!r}; choose one of {", ".join(LEVELS)}')
+    if level not in LEVELS:
+        raise ValueError(f'level is {level!r}; choose one of {", ".join(LEVELS)}')
     return [f'{text} with {level} intensity' for text in name_texts(labels)]
+
 
 def _align_levels(model, images, intensity, labels, steps, batch_size, seed):
     "Stage 2 without descriptions, with two texts an AU"
-    target = torch.from_numpy(np.hstack([(intensity >= 1) & (intensity < 3), intensity >= 3]).astype(np.float32)).to(device())
-    module = nn.ModuleDict(dict(model=model)); module.log_scale, module.bias = nn.Parameter(torch.tensor(10.).log()), nn.Parameter(torch.zeros(2*len(labels)))
-    tokens, weight = tokenize(model, [t for level in LEVELS for t in intensity_texts(labels, level)]).to(device()), positive_weights(target, 5.).clamp(min=1)
-    rate = target.mean(0).clamp(.001, .999); module.bias.data += (weight*rate/(1 - rate)).log().cpu()
+    target = torch.from_numpy(
+        np.hstack([(intensity >= 1) & (intensity < 3), intensity >= 3]).astype(np.float32)
+    ).to(device())
+    module = nn.ModuleDict(dict(model=model))
+    module.log_scale, module.bias = (
+        nn.Parameter(torch.tensor(10.0).log()),
+        nn.Parameter(torch.zeros(2 * len(labels))),
+    )
+    tokens, weight = (
+        tokenize(model, [t for level in LEVELS for t in intensity_texts(labels, level)]).to(
+            device()
+        ),
+        positive_weights(target, 5.0).clamp(min=1),
+    )
+    rate = target.mean(0).clamp(0.001, 0.999)
+    module.bias.data += (weight * rate / (1 - rate)).log().cpu()
+
     def losses(batch):
         cos = _views(model, batch, 1, None, None) @ _texts(model, tokens).T
-        return {'loss_names': au_loss(cos, target[batch.rows], module.log_scale.exp(), module.bias, weight)}
-    train(module, images, ShuffledBatches(range(len(images)), batch_size, seed), losses, steps, seed=seed, progress=False, clamp=lambda: _bound(model))
+        return {
+            'loss_names': au_loss(
+                cos, target[batch.rows], module.log_scale.exp(), module.bias, weight
+            )
+        }
+
+    train(
+        module,
+        images,
+        ShuffledBatches(range(len(images)), batch_size, seed),
+        losses,
+        steps,
+        seed=seed,
+        progress=False,
+        clamp=lambda: _bound(model),
+    )
+
 
 def intensity_cell(
-    trained:str,             # 'nothing', 'plain' or 'phrases'
-    assignment:int,          # draws who trains and who tests
-    seed:int,                # of stage 2
-    n_subjects:int=41,       # subjects of BP4D's miniature, of whom a third tests
-    frames:int=24,           # of each of their eight activities
-    steps:int=160,           # of stage 2
-    batch_size:int=128,      # images a step
-    folder:str|Path='.',     # holds data/
-) -> pd.DataFrame:           # measure ('name', 'high minus low'), frames ('present', 'all'), label, value
-    "Rank correlation (Spearman) of similarity and true intensity. Raises ValueError for another way to train."
-    if trained not in ('nothing', 'plain', 'phrases'): raise ValueError(f"trained is {trained!r}; choose one of nothing, plain, phrases")
-    table, images = miniature(str(Path(folder)/'data'), n_subjects, frames); intensity = table.df[table.intensities].to_numpy(float)
-    known, test = assigned(table, assignment); model, labels = load_model(), table.labels
-    if trained == 'plain': align(model, images[known], table.subset(known), steps=steps, batch_size=batch_size, seed=seed, progress=False)
-    if trained == 'phrases': _align_levels(model, images[known], intensity[known], labels, steps, batch_size, seed)
+    trained: str,  # 'nothing', 'plain' or 'phrases'
+    assignment: int,  # draws who trains and who tests
+    seed: int,  # of stage 2
+    n_subjects: int = 41,  # subjects of BP4D's miniature, of whom a third tests
+    frames: int = 24,  # of each of their eight activities
+    steps: int = 160,  # of stage 2
+    batch_size: int = 128,  # images a step
+    folder: str | Path = '.',  # holds data/
+    # measure ('name', 'high minus low'), frames ('present', 'all'), label, value
+) -> pd.DataFrame:
+    """Rank correlation (Spearman) of similarity and true intensity.
+
+    Raises ValueError for another way to train.
+    """
+    if trained not in ('nothing', 'plain', 'phrases'):
+        raise ValueError(f'trained is {trained!r}; choose one of nothing, plain, phrases')
+    table, images = miniature(str(Path(folder) / 'data'), n_subjects, frames)
+    intensity = table.df[table.intensities].to_numpy(float)
+    known, test = assigned(table, assignment)
+    model, labels = load_model(), table.labels
+    if trained == 'plain':
+        align(
+            model,
+            images[known],
+            table.subset(known),
+            steps=steps,
+            batch_size=batch_size,
+            seed=seed,
+            progress=False,
+        )
+    if trained == 'phrases':
+        _align_levels(model, images[known], intensity[known], labels, steps, batch_size, seed)
     z = embed_images(model, images[test])
-    name, low, high = (z @ embed_texts(model, t).numpy().T for t in (name_texts(labels), intensity_texts(labels, 'low'), intensity_texts(labels, 'high')))
+    name, low, high = (
+        z @ embed_texts(model, t).numpy().T
+        for t in (
+            name_texts(labels),
+            intensity_texts(labels, 'low'),
+            intensity_texts(labels, 'high'),
+        )
+    )
     out = []
     for measure, score in (('name', name), ('high minus low', high - low)):
         for frames_, inside in (('present', intensity[test] >= 1), ('all', intensity[test] >= 0)):
-            r = [pd.Series(score[m, k]).corr(pd.Series(intensity[test][m, k]), 'spearman') for k, m in enumerate(inside.T)]
-            out.append(pd.DataFrame({'measure': measure, 'frames': frames_, 'label': [*labels, 'mean'], 'value': [*r, np.nanmean(r)]}))
+            r = [
+                pd.Series(score[m, k]).corr(pd.Series(intensity[test][m, k]), 'spearman')
+                for k, m in enumerate(inside.T)
+            ]
+            out.append(
+                pd.DataFrame(
+                    {
+                        'measure': measure,
+                        'frames': frames_,
+                        'label': [*labels, 'mean'],
+                        'value': [*r, np.nanmean(r)],
+                    }
+                )
+            )
     return pd.concat(out, ignore_index=True)

@@ -1,38 +1,59 @@
-"""Single precision in all tests, on processors with bfloat16 too: many compare numbers to their last digits. Children
-inherit it. And the browser of the tests that need one.
+"""Single precision in all tests, on processors with bfloat16 too: many compare numbers to their
+last digits.
+
+Children inherit it. And the browser of the tests that need one.
 """
+
 import os, subprocess, sys
 import pytest
 from browser import FLAGS, ROOT, find_browser, serve, watch
 
 os.environ['CLEF_BF16'] = '0'
 
-# One for each file: while it runs, playwright's event loop is in the way of tests that start their own.
+
+# One for each file: while it runs, playwright's event loop is in the way of tests that start their
+# own.
 @pytest.fixture(scope='module')
 def browser():
     "Headless Chromium or Chrome"
-    if not (path := find_browser()): pytest.skip('no Chromium or Chrome is installed')
+    if not (path := find_browser()):
+        pytest.skip('no Chromium or Chrome is installed')
     api = pytest.importorskip('playwright.sync_api')
     with api.sync_playwright() as play:
-        try: found = play.chromium.launch(executable_path=path, args=FLAGS)
-        except api.Error as e: pytest.skip(f'{path} does not start: {str(e).strip().splitlines()[0]}')
+        try:
+            found = play.chromium.launch(executable_path=path, args=FLAGS)
+        except api.Error as e:
+            pytest.skip(f'{path} does not start: {str(e).strip().splitlines()[0]}')
         yield found
         found.close()
+
 
 @pytest.fixture
 def page(browser):
     "A watched page of its own"
-    with browser.new_context(viewport={'width': 1280, 'height': 900}) as context: yield watch(context.new_page())
+    with browser.new_context(viewport={'width': 1280, 'height': 900}) as context:
+        yield watch(context.new_page())
+
 
 @pytest.fixture(scope='session')
 def docs():
     "The folder of the site, built anew"
-    if sys.version_info < (3, 11): pytest.skip('smalldocs, which renders the site, begins at Python 3.11')
-    done = subprocess.run([sys.executable, ROOT/'tools/build_docs.py'], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900)
+    if sys.version_info < (3, 11):
+        pytest.skip('smalldocs, which renders the site, begins at Python 3.11')
+    done = subprocess.run(
+        [sys.executable, ROOT / 'tools/build_docs.py'],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
-    return ROOT/'_docs'
+    return ROOT / '_docs'
+
 
 @pytest.fixture(scope='session')
 def site(docs):
     "The address of the site"
-    with serve(docs) as address: yield address
+    with serve(docs) as address:
+        yield address

@@ -1,8 +1,10 @@
 """All checks of the project, one after the other; the last line says `N passed, N failed`.
 
-N counts checks (modules in step with notebooks, README.md fresh), notebooks and tests. Every step is taken, also after
-one that failed. With CI set, one more check: the run left the files of the repository as they were.
+N counts checks (modules in step with notebooks, README.md fresh), notebooks and tests. Every step
+is taken, also after one that failed. With CI set, one more check: the run left the files of the
+repository as they were.
 """
+
 import os, re, signal, subprocess, sys, tempfile, threading, traceback
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -11,14 +13,28 @@ from check_in_step import MEND, layout, nbdev_command, out_of_step, sources
 
 NOTEBOOK_MINUTES, TEST_MINUTES = 40, 30
 
+
 def run(command, minutes, **env):
     "Run a command, show and return what it prints; end it and its children when the time is up"
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                               encoding='utf-8', errors='replace', start_new_session=True, env={**os.environ, 'PYTHONUNBUFFERED': '1', **env})
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding='utf-8',
+        errors='replace',
+        start_new_session=True,
+        env={**os.environ, 'PYTHONUNBUFFERED': '1', **env},
+    )
+
     def end():
-        print(f'\nTime is up: {Path(command[0]).name} took more than {minutes} minutes.', flush=True)
+        print(
+            f'\nTime is up: {Path(command[0]).name} took more than {minutes} minutes.', flush=True
+        )
         os.killpg(process.pid, signal.SIGKILL)
-    timer = threading.Timer(60*minutes, end)
+
+    timer = threading.Timer(60 * minutes, end)
     timer.start()
     lines = []
     try:
@@ -28,56 +44,90 @@ def run(command, minutes, **env):
         return process.wait(), ''.join(lines)
     finally:
         timer.cancel()
-        if process.poll() is None: os.killpg(process.pid, signal.SIGKILL)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
 
 def check(problems, mend=None):
     "Count a check: (passed, failed)"
     print('\n'.join([*problems, mend] if problems and mend else problems or ['Good.']))
     return (0, 1) if problems else (1, 0)
 
+
 def notebooks(root):
     "Count notebooks by nbdev_test"
-    names = [p.name for p in sources(root/layout(root)[0], '.ipynb') if not any(part.startswith('_') for part in p.parts)]
-    code, text = run([nbdev_command('nbdev_test'), '--n_workers', '2', '--do_print', '--timing'], NOTEBOOK_MINUTES, OMP_NUM_THREADS='1', NUMBA_NUM_THREADS='1')
-    if code == 0: return len(names), 0
+    names = [
+        p.name
+        for p in sources(root / layout(root)[0], '.ipynb')
+        if not any(part.startswith('_') for part in p.parts)
+    ]
+    code, text = run(
+        [nbdev_command('nbdev_test'), '--n_workers', '2', '--do_print', '--timing'],
+        NOTEBOOK_MINUTES,
+        OMP_NUM_THREADS='1',
+        NUMBA_NUM_THREADS='1',
+    )
+    if code == 0:
+        return len(names), 0
     verdict = text.partition('nbdev Tests Failed On The Following Notebooks')[2]
     failed = [n for n in names if re.search(rf'^\s+{re.escape(n)}$', verdict, re.M)]
     if not failed:
-        def said(word): return set(re.findall(rf'{word} .*?([^/]+\.ipynb)$', text, re.M))
+
+        def said(word):
+            return set(re.findall(rf'{word} .*?([^/]+\.ipynb)$', text, re.M))
+
         running = sorted(said('Starting') - said('- Completed'))
-        print(f'nbdev_test ended without a verdict, so all notebooks count as failed. Unfinished: {", ".join(running) or "unknown"}.')
+        print(
+            'nbdev_test ended without a verdict, so all notebooks count as failed. Unfinished:'
+            f' {", ".join(running) or "unknown"}.'
+        )
         return 0, max(len(names), 1)
     return len(names) - len(failed), len(failed)
+
 
 def tests(root):
     "Count tests by pytest"
     with tempfile.TemporaryDirectory() as tmp:
-        report = Path(tmp)/'tests.xml'
-        code, _ = run([sys.executable, '-m', 'pytest', '-q', '-rs', 'tests', f'--junitxml={report}'], TEST_MINUTES)
+        report = Path(tmp) / 'tests.xml'
+        code, _ = run(
+            [sys.executable, '-m', 'pytest', '-q', '-rs', 'tests', f'--junitxml={report}'],
+            TEST_MINUTES,
+        )
         cases = list(ET.parse(report).iter('testcase')) if report.exists() else []
     bad = sum(c.find('failure') is not None or c.find('error') is not None for c in cases)
     skipped = sum(c.find('skipped') is not None for c in cases)
     # a crash of pytest itself is a failure, although no test says so
     return len(cases) - bad - skipped, max(bad, int(code != 0))
 
+
 def git_status():
     "What git calls changed"
-    return subprocess.run(['git', 'status', '--porcelain'], capture_output=True, text=True).stdout.splitlines()
+    return subprocess.run(
+        ['git', 'status', '--porcelain'], capture_output=True, text=True
+    ).stdout.splitlines()
+
 
 def main():
     "Run every step"
     root = Path.cwd()
     before = git_status()
-    steps = [('Notebooks and modules in step', lambda: check(out_of_step(root), MEND)),
-             ('README.md fresh', lambda: check(stale_readme(root))),
-             ('Notebooks', lambda: notebooks(root))]
-    if (root/'tests').exists(): steps.append(('Tests', lambda: tests(root)))
+    steps = [
+        ('Notebooks and modules in step', lambda: check(out_of_step(root), MEND)),
+        ('README.md fresh', lambda: check(stale_readme(root))),
+        ('Notebooks', lambda: notebooks(root)),
+    ]
+    if (root / 'tests').exists():
+        steps.append(('Tests', lambda: tests(root)))
     # elsewhere somebody may be at work meanwhile
-    if os.environ.get('CI'): steps.append(('Files left as they were', lambda: check([f for f in git_status() if f not in before])))
+    if os.environ.get('CI'):
+        steps.append(
+            ('Files left as they were', lambda: check([f for f in git_status() if f not in before]))
+        )
     passed = failed = 0
     for title, step in steps:
         print(f'\n== {title}', flush=True)
-        try: good, bad = step()
+        try:
+            good, bad = step()
         except Exception:
             traceback.print_exc()
             good, bad = 0, 1
@@ -85,4 +135,6 @@ def main():
     print(f'\n{passed} passed, {failed} failed', flush=True)
     sys.exit(bool(failed))
 
-if __name__ == '__main__': main()
+
+if __name__ == '__main__':
+    main()
