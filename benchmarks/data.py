@@ -20,8 +20,14 @@ runs. `ratio` is CPU time as a multiple of `over`'s, medians of alternated round
 1 is faster, 1/ratio is how many times as fast.
 """
 
-import argparse, itertools, shutil, statistics, tempfile, time
+import argparse
+import itertools
+import shutil
+import statistics
+import tempfile
+import time
 from pathlib import Path
+
 from machine import about, alternate, one_thread, peer, save, show
 
 one_thread()
@@ -32,6 +38,7 @@ import torch
 torch.set_num_threads(1)
 from PIL import Image
 from torchvision import transforms as T
+
 from clef_nb.batches import augment, fetch, frame_cache, prefetch, to_float
 from clef_nb.frames import FrameTable
 from clef_nb.people import draw_shot, draw_subject, render

@@ -14,8 +14,14 @@ forward and backward, of 1,024 rows in all with 512 dimensions, medians as proce
 thread a process.
 """
 
-import argparse, os, statistics, tempfile, time, warnings
+import argparse
+import os
+import statistics
+import tempfile
+import time
+import warnings
 from pathlib import Path
+
 from machine import about, one_thread, peer, save, show
 
 one_thread()
@@ -26,9 +32,10 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 
 torch.set_num_threads(1)
-from torch import nn
-from clef_nb.losses import clip_loss, image_text, supcon
 from open_clip.loss import ClipLoss
+from torch import nn
+
+from clef_nb.losses import clip_loss, image_text, supcon
 
 HERE = Path(__file__).resolve().parent
 N, D, K, TEMPERATURE = 120, 64, 5, 0.1  # N: divided by 1, 2 and 3

@@ -10,7 +10,13 @@ wall time. Ratios are of CPU time, which other work on the machine hardly touche
 Numba's compilation, or its reading from the cache, is done before and its time printed.
 """
 
-import argparse, datetime, os, shutil, statistics, tempfile, time
+import argparse
+import datetime
+import os
+import shutil
+import statistics
+import tempfile
+import time
 
 # before numpy
 os.environ.update(
@@ -20,12 +26,14 @@ os.environ.update(
 )
 import platform
 from pathlib import Path
+
 import numba
 import numpy as np
 import pandas as pd
+from machine import cpu_model, save
+
 from clef_nb import wild
 from clef_nb.facs import FERPLUS_EXPRESSIONS
-from machine import cpu_model, save
 
 HERE = Path(__file__).resolve().parent
 TARGETS = {'parsed and kept': 2.2, 'from the array': 100}

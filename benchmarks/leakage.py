@@ -13,6 +13,7 @@ rotation, without intervals. `cpu_s` is CPU time on one thread, the median of al
 
 import argparse
 from pathlib import Path
+
 from machine import about, alternate, one_thread, save, show
 
 one_thread()
@@ -23,6 +24,7 @@ import torch
 torch.set_num_threads(1)
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
+
 from clef_nb.leakage import known_factors, leakage_report
 
 HERE = Path(__file__).resolve().parent

@@ -18,8 +18,10 @@ with labels: its NTXentLoss is the case of two views of N/2 images. Its gradient
 labels.
 """
 
-import argparse, functools
+import argparse
+import functools
 from pathlib import Path
+
 from machine import (
     about,
     alternate,
@@ -38,8 +40,9 @@ import torch
 import torch.nn.functional as F
 
 torch.set_num_threads(1)
-from clef_nb.losses import clip_loss, image_text, supcon
 from open_clip.loss import ClipLoss
+
+from clef_nb.losses import clip_loss, image_text, supcon
 
 HERE = Path(__file__).resolve().parent
 D, K, TEMPERATURE = 512, 8, 0.1

@@ -2,7 +2,17 @@
 memory, tables, and results that are written whole or not at all.
 """
 
-import datetime, importlib.metadata, importlib.util, json, multiprocessing, os, platform, statistics, sys, tempfile, time
+import datetime
+import importlib.metadata
+import importlib.util
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
 from pathlib import Path
 
 THREADS = ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS', 'NUMBA_NUM_THREADS')

@@ -3,8 +3,11 @@
 python benchmarks/render.py
 """
 
-import statistics, time
+import statistics
+import time
+
 import numpy as np
+
 from clef_nb.synthface import draw_shot, draw_subject, render
 
 

@@ -17,8 +17,13 @@ as a multiple of `over`'s, medians of alternated rounds, one thread: below 1 is 
 how many times as fast.
 """
 
-import argparse, json, logging, tempfile, time
+import argparse
+import json
+import logging
+import tempfile
+import time
 from pathlib import Path
+
 from machine import about, alternate, has_bf16, one_thread, resident_peak, save, show
 
 one_thread()
@@ -29,12 +34,13 @@ import torch
 import torch.nn.functional as F
 
 torch.set_num_threads(1)
+from open_clip.loss import ClipLoss
+
 from clef_nb.batches import normalise, to_float
 from clef_nb.facs import activity_texts
 from clef_nb.frames import FrameTable
 from clef_nb.stages import pretrain
 from clef_nb.towers import encode_tokens, load_model, tokenize
-from open_clip.loss import ClipLoss
 
 logging.disable(logging.WARNING)  # open_clip says that weights are random
 HERE = Path(__file__).resolve().parent

@@ -10,15 +10,23 @@ by at its highest in the first round of a step (room that an earlier step gave b
 kept memory is the data frame's own count.
 """
 
-import argparse, datetime, os, platform, statistics, sys, time
+import argparse
+import datetime
+import os
+import platform
+import statistics
+import sys
+import time
 from pathlib import Path
+
 import numpy as np
 import pandas as pd
+from machine import cpu_model, forget_peak, peak, save
+
 from clef_nb.batches import ActivityBatches
 from clef_nb.facs import BP4D_AUS, activity_texts
 from clef_nb.frames import FrameTable
 from clef_nb.lab import bp4d_folds
-from machine import cpu_model, forget_peak, peak, save
 
 HERE = Path(__file__).resolve().parent
 SEGMENTS = HERE.parents[1] / 'shared' / 'real' / 'bp4d_coded_segments.csv'

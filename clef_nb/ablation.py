@@ -8,14 +8,19 @@ __all__ = ['TWINS', 'PAPER', 'TINY', 'ablation_rows', 'choose_rows', 'Source', '
            'confusion_of', 'orderings', 'ablation_text', 'reproduce_parser']
 
 # %% ../nbs/14c_ablation.ipynb #imports
-import argparse, hashlib, json, os
+import argparse
+import hashlib
+import json
+import os
 from pathlib import Path
 from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
 import torch
 from scipy import stats
 from torch import nn
+
 from .batches import frame_cache
 from .datasets import WRITERS, load_dataset
 from .facs import datasets, published

@@ -6,13 +6,16 @@
 __all__ = ['EmbeddingBrowser', 'embedding_browser']
 
 # %% ../nbs/13b_browser.ipynb #imports
-import base64, html
+import base64
+import html
+
 import ipywidgets as W
 import matplotlib
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 from matplotlib.figure import Figure
+
 from . import facs
 from .explore import _jpeg
 from .frames import FrameTable

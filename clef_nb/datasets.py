@@ -15,10 +15,12 @@ import textwrap
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
 import numpy as np
 import pandas as pd
 from PIL import Image
 from tqdm import tqdm
+
 from .facs import datasets, protocol
 from .frames import FrameTable, data_root
 from .lab import bp4d, bp4d_plus, disfa

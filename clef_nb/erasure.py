@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
 from .metrics import _array
 
 # %% ../nbs/10b_erasure.ipynb #leace

@@ -6,11 +6,15 @@
 __all__ = ['FacePlayground', 'face_playground']
 
 # %% ../nbs/13_explore.ipynb #imports
-import html, io, itertools, time
+import html
+import io
+import itertools
+import time
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import replace
 from statistics import median
+
 import ipywidgets as W
 import numpy as np
 import pandas as pd
@@ -19,6 +23,7 @@ from fastcore.basics import patch
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
+
 from . import facs
 from .people import POSED, Shot, Subject, draw_subject, render
 from .plots import _COLOURS, _figure, _number

@@ -11,6 +11,7 @@ __all__ = ['BP4D_PARTS', 'BP4D_AUS', 'BP4D_PLUS_SUBJECTS', 'BP4D_PLUS_CODED', 'D
 # %% ../nbs/00_facs.ipynb #imports
 from importlib.resources import files
 from pathlib import Path
+
 import pandas as pd
 import torch
 

@@ -6,8 +6,12 @@
 __all__ = ['FrameTable', 'subjects_disjoint', 'data_root', 'read_cells', 'same_width']
 
 # %% ../nbs/01_frames.ipynb #imports
-import json, os, re, warnings
+import json
+import os
+import re
+import warnings
 from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa

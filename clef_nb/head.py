@@ -7,10 +7,11 @@ __all__ = ['AU_UNITS', 'AUS', 'Head', 'load_head', 'au_deltas', 'identity', 'sha
            'rasterise', 'openness']
 
 # %% ../nbs/02_head.ipynb #imports
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
-import math
+
 import numpy as np
 from numba import njit
 

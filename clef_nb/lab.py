@@ -6,11 +6,16 @@
 __all__ = ['bp4d_folds', 'disfa_folds', 'bp4d', 'bp4d_plus', 'disfa']
 
 # %% ../nbs/04_lab.ipynb #imports
-import csv, os, re, warnings
+import csv
+import os
+import re
+import warnings
 from pathlib import Path
 from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
+
 from clef_nb.facs import (
     BP4D_AUS,
     BP4D_PARTS,

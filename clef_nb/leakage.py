@@ -8,13 +8,15 @@ __all__ = ['known_factors', 'id_accuracy', 'selectivity', 'v_information', 'knn_
 
 # %% ../nbs/11_leakage.ipynb #imports
 import warnings
+
 import numpy as np
 import pandas as pd
 import torch
 from scipy import stats
 from sklearn.decomposition import PCA
+
 from .erasure import leace
-from .metrics import concordance, _array
+from .metrics import _array, concordance
 
 # %% ../nbs/11_leakage.ipynb #known-factors
 _AUS = (12, 1, 2, 4, 6, 7, 10, 14, 15, 17, 23, 24)

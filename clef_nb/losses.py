@@ -10,10 +10,12 @@ __all__ = ['supcon', 'image_text', 'clip_loss', 'name_description', 'au_loss', '
 import functools
 import math
 import warnings
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+
 from .processes import _gathered, gather, total, world
 
 # %% ../nbs/07_losses.ipynb #checks

@@ -8,6 +8,7 @@ __all__ = ['f1_counts', 'f1', 'concordance', 'auroc', 'subject_bootstrap', 'au_s
 # %% ../nbs/10_metrics.ipynb #imports
 import warnings
 from typing import Callable
+
 import numpy as np
 import pandas as pd
 

@@ -7,13 +7,15 @@ __all__ = ['PER_DM', 'LEFT', 'TOP', 'TRAITS', 'HAIR_STYLES', 'HAIR_COLOURS', 'IR
            'Subject', 'draw_subject', 'Shot', 'draw_shot', 'render']
 
 # %% ../nbs/02b_people.ipynb #imports
+import math
 from dataclasses import dataclass
 from functools import lru_cache
-import math
+
 import numpy as np
 from numba import njit
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+
 from clef_nb.head import (
     AUS,
     au_deltas,

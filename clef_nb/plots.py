@@ -7,15 +7,19 @@ __all__ = ['umap_2d', 'tsne_2d', 'plot_umap', 'umap_panels', 'before_after', 'pl
            'plot_pareto', 'plot_au_table', 'plot_log', 'face_sheet']
 
 # %% ../nbs/12_plots.ipynb #imports
-import math, textwrap, warnings
+import math
+import textwrap
+import warnings
+
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from sklearn.manifold import TSNE
+
 from .metrics import _array
 
 # %% ../nbs/12_plots.ipynb #palette

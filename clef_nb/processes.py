@@ -10,10 +10,11 @@ __all__ = ['device', 'world', 'share', 'first_alone', 'leave', 'gather', 'once',
 import contextlib
 import functools
 import os
+from collections.abc import Iterator
+
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from collections.abc import Iterator
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 

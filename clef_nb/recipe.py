@@ -8,12 +8,14 @@ __all__ = ['RECIPE', 'PEAK', 'count_flops', 'count_memory', 'cost']
 # %% ../nbs/14d_recipe.ipynb #imports
 import math
 from functools import lru_cache
+
 import open_clip
 import pandas as pd
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
+
 from .towers import encode_tokens, tokenize
 
 # %% ../nbs/14d_recipe.ipynb #recipe

@@ -7,17 +7,23 @@ __all__ = ['FORMULAS', 'RESIDUAL_LAYERS', 'image_relevance', 'word_relevance', '
            'plot_relevance', 'relevance_html']
 
 # %% ../nbs/12b_relevance.ipynb #imports
-import base64, contextlib, html, io, warnings
+import base64
+import contextlib
+import html
+import io
+import warnings
 from functools import partial
+
+import matplotlib.pyplot as plt
 import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 from torch import Tensor, nn
+
 from .batches import to_float
 from .people import Shot, Subject, render
 from .plots import _COLOURS

@@ -20,12 +20,14 @@ import textwrap
 import time
 import warnings
 from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+
 from .batches import frame_cache
 from .datasets import data_parser
 from .lab import bp4d

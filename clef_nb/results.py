@@ -6,11 +6,14 @@
 __all__ = ['beside_published', 'plot_published', 'plot_confusion', 'row_name', 'plot_ablation']
 
 # %% ../nbs/12c_results.ipynb #imports
-import re, textwrap
+import re
+import textwrap
+
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+
 from .plots import _COLOURS, _figure
 
 # %% ../nbs/12c_results.ipynb #scores

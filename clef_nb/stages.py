@@ -8,6 +8,7 @@ __all__ = ['PAIRINGS', 'AU_FORMS', 'other_subject_loss', 'pretrain', 'Recogniser
 # %% ../nbs/09_stages.ipynb #imports
 import json
 from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import torch
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
 from .batches import ActivityBatches, ShuffledBatches, augment, augment_draws, to_float
 from .erasure import IdentityAdversary
 from .facs import _label_rows, description_texts, name_texts
@@ -40,7 +42,8 @@ from clef_nb.towers import (
     save_model,
     tokenize,
 )
-from .training import check_chunk, has_bf16, in_chunks, train as _train
+from .training import check_chunk, has_bf16, in_chunks
+from .training import train as _train
 
 # %% ../nbs/09_stages.ipynb #step
 def _checked(images, table, steps, batch_size):

@@ -8,12 +8,16 @@ __all__ = ['POSES', 'PAIRS', 'SETTINGS', 'QUICK', 'ERASED', 'miniature', 'assign
            'grid', 'fill', 'against', 'intervals', 'readable']
 
 # %% ../nbs/14b_studies.ipynb #imports
-import itertools, json, os, shutil
+import itertools
+import json
+import os
+import shutil
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Callable
+
 import numpy as np
 import pandas as pd
 import torch
@@ -21,6 +25,7 @@ from scipy import stats
 from sklearn.linear_model import Ridge
 from torch import nn
 from tqdm.auto import tqdm
+
 from .batches import frame_cache
 from .erasure import leace
 from .facs import BP4D_AUS, activity_texts

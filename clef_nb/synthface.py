@@ -9,22 +9,24 @@ __all__ = ['ACTIVITY_AUS', 'RARE', 'EXPRESSION_AUS', 'ONE_SIDED', 'BP4D_SUBJECTS
            'captioned']
 
 # %% ../nbs/03_synthface.ipynb #imports
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from functools import lru_cache
-from itertools import zip_longest
-from pathlib import Path
 import csv
 import json
 import math
 import os
 import shutil
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import lru_cache
+from itertools import zip_longest
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 from PIL import Image
 from scipy.spatial.transform import Rotation
 from scipy.special import ndtri
+
 from clef_nb.facs import (
     AFFECTNET_EXPRESSIONS,
     BP4D_PARTS,

@@ -6,9 +6,18 @@
 __all__ = ['export_half', 'load_model', 'model_input', 'embed_images', 'tokenize', 'encode_tokens', 'embed_texts', 'save_model']
 
 # %% ../nbs/08_towers.ipynb #imports
-import contextlib, hashlib, json, logging, os, pickle, re, tarfile, warnings
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import pickle
+import re
+import tarfile
+import warnings
 from importlib.resources import files
 from pathlib import Path
+
 import numpy as np
 import open_clip
 import torch
@@ -16,6 +25,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
 from .batches import to_float
 
 # %% ../nbs/08_towers.ipynb #config

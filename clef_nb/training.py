@@ -6,19 +6,24 @@
 __all__ = ['FREEZE', 'in_chunks', 'check_chunk', 'Batch', 'has_bf16', 'train']
 
 # %% ../nbs/08b_training.ipynb #imports
-import hashlib, math, os, time
+import hashlib
+import math
+import os
+import time
 from collections.abc import Callable
 from contextlib import closing
 from functools import lru_cache
 from itertools import count, islice
 from pathlib import Path
 from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 from tqdm.auto import tqdm
+
 from .batches import fetch, prefetch
 from clef_nb.processes import (
     device,

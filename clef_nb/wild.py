@@ -6,13 +6,19 @@
 __all__ = ['rafdb', 'class_counts', 'affectnet', 'ferplus_labels', 'ferplus']
 
 # %% ../nbs/05_wild.ipynb #imports
-import csv, os, re, time, warnings
+import csv
+import os
+import re
+import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO, StringIO
 from pathlib import Path
+
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
+
 from .facs import AFFECTNET_EXPRESSIONS, RAFDB_EXPRESSIONS
 from .frames import FrameTable, data_root, read_cells, same_width
 
@@ -612,8 +618,13 @@ def affectnet(
     return FrameTable(out[has], root, 'AffectNet', notes=notes)
 
 # %% ../nbs/05_wild.ipynb #ferplus-imports
-import hashlib, json, mmap, secrets
+import hashlib
+import json
+import mmap
+import secrets
+
 from numba import njit
+
 from .facs import FERPLUS_EXPRESSIONS
 
 # %% ../nbs/05_wild.ipynb #votes

@@ -8,11 +8,13 @@ __all__ = ['TEXTS', 'LEVELS', 'label_vectors', 'zero_shot', 'from_aus_cell', 'to
 
 # %% ../nbs/14e_zeroshot.ipynb #imports
 from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
 from .ablation import TINY, TWINS, left_out_scores, open_lab, open_source, row_towers
 from .batches import ShuffledBatches
 from .facs import _label_rows, name_texts, prompts

@@ -4,7 +4,10 @@ last digits.
 Children inherit it. And the browser of the tests that need one.
 """
 
-import os, subprocess, sys
+import os
+import subprocess
+import sys
+
 import pytest
 from browser import FLAGS, ROOT, find_browser, serve, watch
 

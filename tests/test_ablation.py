@@ -1,9 +1,12 @@
 "The ablation: the command, what it refuses, and what a second call does"
 
-import csv, pickle
+import csv
+import pickle
+
 import numpy as np
 import pytest
 import torch
+
 from clef_nb import ablation
 from clef_nb.ablation import ablation_rows, begin, open_source, over_people
 from clef_nb.reproduce import main

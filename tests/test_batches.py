@@ -2,12 +2,23 @@
 reads ahead, and the promises of augmentation and samplers, on tables made up at random
 """
 
-import errno, gc, json, os, threading, time, weakref
+import errno
+import gc
+import json
+import os
+import threading
+import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-import numpy as np, pandas as pd, pytest, torch
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
 import torch.nn.functional as F
 from PIL import Image
+
 from clef_nb import batches
 from clef_nb.batches import (
     ActivityBatches,

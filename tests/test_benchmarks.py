@@ -1,8 +1,12 @@
 "The benchmarks run, at sizes that measure nothing, and what they measure with is right"
 
-import math, os, sys
+import math
+import os
+import sys
 from pathlib import Path
-import pytest, torch
+
+import pytest
+import torch
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / 'benchmarks'
 
@@ -50,7 +54,8 @@ def test_alternate_takes_turns_and_repeats_what_is_short():
 
 
 def test_losses(tmp_path):
-    import losses, pandas as pd
+    import losses
+    import pandas as pd
 
     losses.main(1, (64,), 128, (64,), tmp_path / 'losses.csv')
     table = pd.read_csv(tmp_path / 'losses.csv')
@@ -87,7 +92,9 @@ def test_steps():
 
 
 def test_data(tmp_path):
-    import data, pandas as pd
+    import pandas as pd
+
+    import data
 
     data.main(1, 16, 2, 2, tmp_path / 'data.csv')
     assert (pd.read_csv(tmp_path / 'data.csv')['ratio'].dropna() > 0).all()

@@ -2,9 +2,11 @@
 
 import os
 import re
+
 import numpy as np
 import pandas as pd
 import pytest
+
 from clef_nb import reproduce
 from clef_nb.frames import FrameTable
 from clef_nb.leakage import known_factors, leakage_report

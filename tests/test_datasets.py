@@ -2,9 +2,15 @@
 RAF-DB's true size, and a table of BP4D's
 """
 
-import inspect, re, runpy, warnings
+import inspect
+import re
+import runpy
+import warnings
 from pathlib import Path
-import pandas as pd, pytest
+
+import pandas as pd
+import pytest
+
 from clef_nb import datasets
 from clef_nb.datasets import LOADERS, WRITERS, check_dataset, list_text, load_dataset
 from clef_nb.facs import RAFDB_EXPRESSIONS, protocol

@@ -3,15 +3,18 @@
 What a browser sees is in test_site.py.
 """
 
-import ast, json, re, shutil, sys
-from pathlib import Path
+import ast
+import json
+import re
+import sys
+
 import pytest
 
 bs4 = pytest.importorskip('bs4')
 from browser import ROOT
 
 sys.path.insert(0, str(ROOT / 'tools'))
-from api_page import page as api_page, public
+from api_page import public
 from build_docs import readme, stale_readme
 from site_pages import CODE, WORDS, Names, code_lines
 

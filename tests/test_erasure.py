@@ -8,8 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
-from clef_nb.erasure import LEACE, IdentityAdversary, erase, leace, reverse_gradient
-from clef_nb.leakage import id_accuracy, known_factors, knn_id
+
+from clef_nb.erasure import IdentityAdversary, erase, leace, reverse_gradient
+from clef_nb.leakage import id_accuracy, knn_id, known_factors
 
 
 def made(seed=0, **kw):

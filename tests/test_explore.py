@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+
 from clef_nb.browser import _SIZE, embedding_browser
 from clef_nb.explore import _PROTOTYPES, face_playground
 from clef_nb.facs import activity_texts, name_texts

@@ -2,15 +2,22 @@
 it is at hand
 """
 
-import multiprocessing, os, signal, time
+import multiprocessing
+import os
+import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-import numpy as np, pandas as pd, pytest
+
+import numpy as np
+import pandas as pd
+import pytest
 from PIL import Image
+
 from clef_nb import wild
-from clef_nb.synthface import write_ferplus
 from clef_nb.batches import frame_cache
 from clef_nb.facs import FERPLUS_EXPRESSIONS
+from clef_nb.synthface import write_ferplus
 from clef_nb.wild import ferplus, ferplus_labels
 
 pytestmark = pytest.mark.filterwarnings('ignore:The image decoding and encoding:DeprecationWarning')

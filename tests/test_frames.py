@@ -1,8 +1,13 @@
 "Faults of FrameTable that no reader of the notebook wants to see"
 
 import os
-import numpy as np, pandas as pd, pytest
-import pyarrow as pa, pyarrow.parquet as pq
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
 from clef_nb.frames import FrameTable, subjects_disjoint
 
 

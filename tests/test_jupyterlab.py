@@ -4,9 +4,18 @@ widgets.
 JupyterLab serves a copy of nbs/ and keeps its own files in a temporary home, so nothing remains.
 """
 
-import json, os, re, shutil, signal, socket, subprocess, sys, time
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
 from contextlib import closing
 from pathlib import Path
+
 import numpy as np
 import pytest
 from browser import ROOT

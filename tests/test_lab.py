@@ -4,12 +4,16 @@ BP4D's sequences where they are at hand
 
 import warnings
 from pathlib import Path
-import numpy as np, pandas as pd, pytest
+
+import numpy as np
+import pandas as pd
+import pytest
 from PIL import Image
+
 from clef_nb.batches import frame_cache
 from clef_nb.facs import DISFA_AUS, DISFA_CODED, DISFA_PARTS
 from clef_nb.frames import FrameTable
-from clef_nb.lab import bp4d, bp4d_folds, bp4d_plus, disfa, disfa_folds, BP4D_AUS, BP4D_PARTS
+from clef_nb.lab import BP4D_AUS, BP4D_PARTS, bp4d, bp4d_folds, bp4d_plus, disfa, disfa_folds
 
 OCC = 'AUCoding/AU_OCC'
 REAL = Path(__file__).resolve().parents[2] / 'shared' / 'real' / 'bp4d_coded_segments.csv'

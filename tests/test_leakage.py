@@ -3,29 +3,16 @@ input that must be refused.
 """
 
 import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import Ridge
+
 from clef_nb.erasure import leace
 from clef_nb.leakage import (
-    amnesic_difference,
-    au_auroc,
-    compare,
-    counterfactual,
-    id_accuracy,
-    id_preference,
-    known_factors,
-    knn_id,
-    leakage_report,
-    raw_pixels,
-    selectivity,
-    split_gap,
-    v_information,
-    variance_partition,
-    _bits,
     _deal,
     _discriminant,
     _draws,
@@ -35,6 +22,20 @@ from clef_nb.leakage import (
     _shares,
     _shuffled,
     _subject_folds,
+    amnesic_difference,
+    au_auroc,
+    compare,
+    counterfactual,
+    id_accuracy,
+    id_preference,
+    knn_id,
+    known_factors,
+    leakage_report,
+    raw_pixels,
+    selectivity,
+    split_gap,
+    v_information,
+    variance_partition,
 )
 from clef_nb.metrics import auroc, subject_bootstrap
 

@@ -2,11 +2,17 @@
 and on input that must be refused
 """
 
-import math, warnings
-import numpy as np, pytest, torch
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from clef_nb import losses
-from hypothesis import given, settings, strategies as st
 from clef_nb.losses import (
     au_loss,
     clip_loss,

@@ -3,6 +3,7 @@ input that must be refused.
 """
 
 import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +16,7 @@ from sklearn.metrics import (
     precision_recall_fscore_support,
     roc_auc_score,
 )
+
 from clef_nb.metrics import (
     au_scores,
     auroc,

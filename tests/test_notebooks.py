@@ -2,8 +2,15 @@
 those who cannot see them, and tutorials that need no repository.
 """
 
-import json, os, re, shutil, subprocess, sys, zipfile
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
+
 import pytest
 import yaml
 

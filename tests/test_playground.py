@@ -2,11 +2,15 @@
 is not needed here
 """
 
-import json, shutil, subprocess
+import json
+import shutil
+import subprocess
 from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
+
 from clef_nb.facs import expressions
 from clef_nb.people import Shot, draw_subject, render
 from clef_nb.studies import POSES

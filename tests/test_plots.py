@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+
 from clef_nb.leakage import known_factors, leakage_report
 from clef_nb.plots import (
     _MEASURES,

@@ -5,14 +5,30 @@ package once, where the system has fork; each group does many cases, saves what 
 tests below read that.
 """
 
-import contextlib, copy, datetime, functools, hashlib, multiprocessing, os, socket, sys, time, warnings
+import contextlib
+import copy
+import datetime
+import functools
+import hashlib
+import multiprocessing
+import os
+import socket
+import sys
+import time
+import warnings
 from pathlib import Path
-import numpy as np, open_clip, pytest, torch
+
+import numpy as np
+import open_clip
+import pytest
+import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
+from test_stages import study
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
 from clef_nb import losses, processes, stages, training
 from clef_nb.batches import ShuffledBatches
 from clef_nb.losses import au_loss, clip_loss, expression_loss, image_text, name_description, supcon
@@ -31,7 +47,6 @@ from clef_nb.processes import (
 )
 from clef_nb.stages import align, other_subject_loss, pretrain
 from clef_nb.towers import load_model
-from test_stages import study
 
 START = 'forkserver' if 'forkserver' in multiprocessing.get_all_start_methods() else 'spawn'
 if START == 'forkserver':

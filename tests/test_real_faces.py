@@ -5,6 +5,7 @@ photographs kept.
 import importlib.util
 import json
 from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest

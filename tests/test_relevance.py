@@ -5,15 +5,17 @@ is refused; pictures and pages.
 import base64
 import io
 import warnings
+from html.parser import HTMLParser
+
 import matplotlib.pyplot as plt
 import numpy as np
 import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
-from html.parser import HTMLParser
 from PIL import Image
 from torch import nn
+
 from clef_nb import relevance
 from clef_nb.people import Shot, draw_shot, draw_subject, render
 from clef_nb.relevance import (

@@ -1,7 +1,9 @@
 "The command: help, exit codes, one clear line for what the user can mend."
 
 import json
+
 import pytest
+
 from clef_nb import reproduce
 
 

@@ -9,6 +9,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from test_plots import assert_apart
+
 from clef_nb.facs import published
 from clef_nb.results import (
     beside_published,
@@ -17,7 +19,6 @@ from clef_nb.results import (
     plot_published,
     row_name,
 )
-from test_plots import assert_apart
 
 AUS = [c for c in published('bp4d') if c.startswith('AU')]
 ABLATION = published('ablation')

@@ -2,15 +2,17 @@
 elsewhere, on a phone and by keyboard
 """
 
-import json, re
+import json
+import re
 from collections import defaultdict
 from html.parser import HTMLParser
 from pathlib import Path
 from posixpath import dirname, join, normpath
 from urllib.parse import unquote, urlsplit
+
 import pytest
-from nbdev.config import get_config
 from browser import AXE, ROOT, watch
+from nbdev.config import get_config
 
 PHONE = {'width': 390, 'height': 844}
 DESK = {'width': 1280, 'height': 900}

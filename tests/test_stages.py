@@ -3,11 +3,13 @@ be learnt, damaged files.
 """
 
 import json
+
 import numpy as np
 import open_clip
 import pandas as pd
 import pytest
 import torch
+
 from clef_nb import stages
 from clef_nb.frames import FrameTable
 from clef_nb.stages import PAIRINGS, Recogniser, align, pretrain

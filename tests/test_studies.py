@@ -7,9 +7,11 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+
 from clef_nb import reproduce, studies
 from clef_nb.studies import fill, grid, intervals
 

@@ -3,10 +3,12 @@ behind by a failure.
 """
 
 import errno
+
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+
 from clef_nb.lab import bp4d
 from clef_nb.synthface import captioned, draw_subject, faces, occurrence, render, write_bp4d
 

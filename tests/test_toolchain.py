@@ -1,7 +1,15 @@
 """`make test` must fail when something is wrong: proved on a notebook project of two notebooks."""
 
-import json, os, re, shutil, subprocess, sys, time, zipfile
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
 from pathlib import Path
+
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,11 +1,14 @@
 """What the notebook of the towers does not show: damage, interrupted writes, towers of other kinds."""
 
-import json, os
+import json
+import os
+
 import numpy as np
 import open_clip
 import pytest
 import torch
 from safetensors.torch import load_file
+
 from clef_nb import towers
 from clef_nb.towers import (
     embed_images,

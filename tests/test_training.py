@@ -2,18 +2,32 @@
 parts that stand still
 """
 
-import io, json, math, multiprocessing, os, pickle, signal, subprocess, sys, time
+import io
+import json
+import math
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
-import numpy as np, open_clip, pytest, torch
+
+import numpy as np
+import open_clip
+import pytest
+import torch
 import torch.nn.functional as F
+from test_stages import study
 from torch import nn
-from clef_nb import stages, training
+
+from clef_nb import training
 from clef_nb.batches import ShuffledBatches
 from clef_nb.frames import FrameTable
 from clef_nb.stages import align, pretrain
 from clef_nb.towers import load_model
 from clef_nb.training import check_chunk, in_chunks, train
-from test_stages import study
 
 START = 'forkserver' if 'forkserver' in multiprocessing.get_all_start_methods() else 'spawn'
 if START == 'forkserver':

@@ -2,12 +2,18 @@
 bytes for the same seed; all at once or not at all.
 """
 
-import json, tempfile
+import json
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-import numpy as np, pandas as pd, pytest
-from hypothesis import Phase, given, settings, strategies as st
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 from PIL import Image
+
 import clef_nb.synthface as synthface
 from clef_nb.facs import BP4D_AUS, DISFA_AUS, DISFA_CODED, FERPLUS_EXPRESSIONS
 from clef_nb.lab import bp4d, bp4d_plus, disfa

@@ -3,11 +3,22 @@
 The towers are tiny, nothing is fetched.
 """
 
-import copy, hashlib, io, json, os, pickle, subprocess, sys, tarfile, zipfile
+import copy
+import hashlib
+import io
+import json
+import os
+import pickle
+import subprocess
+import sys
+import tarfile
+import zipfile
 from pathlib import Path
+
 import open_clip
 import pytest
 import torch
+
 from clef_nb import towers
 from clef_nb.towers import embed_texts, load_model, save_model
 

@@ -1,7 +1,11 @@
 "Faults of the RAF-DB and AffectNet loaders, on small layouts written by hand, and the twins"
 
 import warnings
-import numpy as np, pandas as pd, pytest
+
+import numpy as np
+import pandas as pd
+import pytest
+
 from clef_nb.batches import frame_cache
 from clef_nb.facs import AFFECTNET_EXPRESSIONS, RAFDB_EXPRESSIONS
 from clef_nb.frames import FrameTable

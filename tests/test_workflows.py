@@ -2,6 +2,7 @@
 
 from configparser import ConfigParser
 from pathlib import Path
+
 import pytest
 
 yaml = pytest.importorskip('yaml')

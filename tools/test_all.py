@@ -5,9 +5,17 @@ is taken, also after one that failed. With CI set, one more check: the run left 
 repository as they were.
 """
 
-import os, re, signal, subprocess, sys, tempfile, threading, traceback
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
 import xml.etree.ElementTree as ET
 from pathlib import Path
+
 from build_docs import stale_readme
 from check_in_step import MEND, layout, nbdev_command, out_of_step, sources
 
