@@ -39,10 +39,12 @@ torch.set_num_threads(1)
 from PIL import Image
 from torchvision import transforms as T
 
-from clef_nb.batches import augment, fetch, frame_cache, prefetch, to_float
-from clef_nb.frames import FrameTable
-from clef_nb.people import draw_shot, draw_subject, render
-from clef_nb.towers import load_model
+from clef_nb.datasets.cache import fetch, frame_cache, prefetch
+from clef_nb.datasets.frames import FrameTable
+from clef_nb.faces.people import sample_subject
+from clef_nb.faces.render import sample_shot, render
+from clef_nb.model.augment import augment, to_float
+from clef_nb.model.towers import load_model
 
 HERE = Path(__file__).resolve().parent
 TARGETS = {'fetch': 1 / 20, 'augmentation': 1 / 3}
@@ -54,7 +56,10 @@ def faces(n, size, seed=0):
     rng = np.random.default_rng(seed)
     for i in range(n):
         x = render(
-            draw_subject(rng, f'F{i:03}', 0.5), {12: rng.uniform(0, 5)}, draw_shot(rng, 0.5), size
+            sample_subject(rng, f'F{i:03}', 0.5),
+            {12: rng.uniform(0, 5)},
+            sample_shot(rng, 0.5),
+            size,
         )
         yield (x + rng.normal(0, 3, x.shape)).clip(0, 255).astype(np.uint8)
 

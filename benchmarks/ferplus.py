@@ -32,8 +32,8 @@ import numpy as np
 import pandas as pd
 from machine import cpu_model, save
 
-from clef_nb import wild
-from clef_nb.facs import FERPLUS_EXPRESSIONS
+from clef_nb.datasets import wild
+from clef_nb.datasets.texts import FERPLUS_EXPRESSIONS
 
 HERE = Path(__file__).resolve().parent
 TARGETS = {'parsed and kept': 2.2, 'from the array': 100}

@@ -3,7 +3,7 @@ activities x 20 frames, 12 AUs.
 
     python benchmarks/leakage.py [--rounds 3] [--quick]
 
-The embeddings are made up (`known_factors`), with identity, activity, sequences and AUs in them.
+The embeddings are made up (`make_embeddings`), with identity, activity, sequences and AUs in them.
 Each measure runs alone through `leakage_report`, with its intervals (1,000 draws), and 'whole
 report' is all of them in one call. For comparison, the probe that most people would use for one
 measure: ID accuracy with scikit-learn's discriminant and with its logistic regression, same
@@ -25,7 +25,7 @@ torch.set_num_threads(1)
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 
-from clef_nb.leakage import known_factors, leakage_report
+from clef_nb.measure.leakage import make_embeddings, leakage_report
 
 HERE = Path(__file__).resolve().parent
 MEASURES = [
@@ -63,7 +63,7 @@ def main(
     n_boot=1000,
     out=HERE / 'results' / 'leakage.csv',
 ):
-    z, table = known_factors(
+    z, table = make_embeddings(
         identity=0.4,
         activity=0.4,
         sequence=0.3,

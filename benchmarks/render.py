@@ -8,13 +8,14 @@ import time
 
 import numpy as np
 
-from clef_nb.synthface import draw_shot, draw_subject, render
+from clef_nb.faces.people import sample_subject
+from clef_nb.faces.render import sample_shot, render
 
 
 def rate(size, images, people):
     "Images a second of CPU time"
     rng = np.random.default_rng(0)
-    shots = [draw_shot(rng) for _ in range(images)]
+    shots = [sample_shot(rng) for _ in range(images)]
     start = time.process_time()
     for i, shot in enumerate(shots):
         render(people[i % len(people)], {1: 2, 6: 3, 12: 4, 25: 3}, shot, size)
@@ -22,7 +23,7 @@ def rate(size, images, people):
 
 
 def main(rounds=5):
-    people = [draw_subject(np.random.default_rng([0, i]), 'F001') for i in range(8)]
+    people = [sample_subject(np.random.default_rng([0, i]), 'F001') for i in range(8)]
     render(people[0])  # numba compiles, or reads its cache
     for size, images in ((64, 200), (112, 100), (224, 40)):
         print(
@@ -32,7 +33,7 @@ def main(rounds=5):
         )
     start = time.process_time()
     for i in range(40):
-        draw_subject(np.random.default_rng([1, i]), 'M001')
+        sample_subject(np.random.default_rng([1, i]), 'M001')
     print(f'a subject: {(time.process_time() - start) / 40 * 1e3:.0f} ms')
 
 

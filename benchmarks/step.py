@@ -36,11 +36,11 @@ import torch.nn.functional as F
 torch.set_num_threads(1)
 from open_clip.loss import ClipLoss
 
-from clef_nb.batches import normalise, to_float
-from clef_nb.facs import activity_texts
-from clef_nb.frames import FrameTable
-from clef_nb.stages import pretrain
-from clef_nb.towers import encode_tokens, load_model, tokenize
+from clef_nb.datasets.frames import FrameTable
+from clef_nb.datasets.texts import activity_texts
+from clef_nb.model.augment import normalise, to_float
+from clef_nb.model.stages import pretrain
+from clef_nb.model.towers import encode_tokens, load_model, tokenize
 
 logging.disable(logging.WARNING)  # open_clip says that weights are random
 HERE = Path(__file__).resolve().parent

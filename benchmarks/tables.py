@@ -23,10 +23,10 @@ import numpy as np
 import pandas as pd
 from machine import cpu_model, forget_peak, peak, save
 
-from clef_nb.batches import ActivityBatches
-from clef_nb.facs import BP4D_AUS, activity_texts
-from clef_nb.frames import FrameTable
-from clef_nb.lab import bp4d_folds
+from clef_nb.datasets.frames import FrameTable
+from clef_nb.datasets.lab import bp4d_folds
+from clef_nb.datasets.sampling import ActivityBatches
+from clef_nb.datasets.texts import BP4D_AUS, activity_texts
 
 HERE = Path(__file__).resolve().parent
 SEGMENTS = HERE.parents[1] / 'shared' / 'real' / 'bp4d_coded_segments.csv'

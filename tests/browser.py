@@ -9,7 +9,6 @@ from threading import Thread
 from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / 'tools'))
 from set_up_browser import AXE, find_browser
 
 # no host but this machine can be found, so that a page that needs the network shows it

@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
-from clef_nb import synthface
-from clef_nb.batches import augment, to_float
-from clef_nb.losses import image_text
-from clef_nb.towers import (
+from clef_nb.faces import sequences as synthface
+from clef_nb.model.augment import augment, to_float
+from clef_nb.model.losses import image_text
+from clef_nb.model.towers import (
     embed_images,
     embed_texts,
     encode_tokens,
