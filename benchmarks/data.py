@@ -42,7 +42,7 @@ from torchvision import transforms as T
 from clef_nb.datasets.cache import fetch, frame_cache, prefetch
 from clef_nb.datasets.frames import FrameTable
 from clef_nb.faces.people import sample_subject
-from clef_nb.faces.render import sample_shot, render
+from clef_nb.faces.render import render, sample_shot
 from clef_nb.model.augment import augment, to_float
 from clef_nb.model.towers import load_model
 

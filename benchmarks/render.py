@@ -9,7 +9,7 @@ import time
 import numpy as np
 
 from clef_nb.faces.people import sample_subject
-from clef_nb.faces.render import sample_shot, render
+from clef_nb.faces.render import render, sample_shot
 
 
 def rate(size, images, people):

@@ -24,7 +24,7 @@ import pandas as pd
 from machine import cpu_model, forget_peak, peak, save
 
 from clef_nb.datasets.frames import FrameTable
-from clef_nb.datasets.lab import bp4d_folds
+from clef_nb.datasets.recordings import bp4d_folds
 from clef_nb.datasets.sampling import ActivityBatches
 from clef_nb.datasets.texts import BP4D_AUS, activity_texts
 

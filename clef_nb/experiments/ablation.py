@@ -26,7 +26,7 @@ from ..datasets.frames import FrameTable
 from ..datasets.registry import WRITERS, load_dataset
 from ..datasets.texts import datasets, published
 from .demo import _table
-from .runner import paired_differences, run_grid, grid
+from .runner import grid, paired_differences, run_grid
 from .settings import RECIPE
 from .studies import cached_model
 from ..figures.published import row_name
@@ -211,9 +211,7 @@ def open_experiment(
     return (
         source,
         paper_recipe(source) if real else TINY,
-        Path(folder)
-        / ('runs/reproduction' if real else 'data/studies')
-        / f'{kept}.parquet',
+        Path(folder) / ('runs/reproduction' if real else 'data/studies') / f'{kept}.parquet',
     )
 
 # %% ../../nbs/experiments/03_ablation.ipynb #cell

@@ -28,16 +28,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from ..datasets.bp4d import bp4d, write_bp4d
 from ..datasets.cache import frame_cache
-from ..datasets.lab import bp4d
 from ..datasets.registry import data_parser
-from ..datasets.twins import write_bp4d
 from ..measure.leakage import compare, leakage_report, raw_pixels
 from ..measure.metrics import au_scores
 from clef_nb.model.distributed import (
+    destroy_process_group,
     device,
     main_process_first,
-    destroy_process_group,
     rank_and_world_size,
 )
 from ..model.stages import align, pretrain

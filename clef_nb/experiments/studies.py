@@ -19,13 +19,13 @@ import pandas as pd
 from sklearn.linear_model import Ridge
 from torch import nn
 
+from ..datasets.bp4d import bp4d
 from ..datasets.cache import frame_cache
 from ..datasets.frames import FrameTable
-from ..datasets.lab import bp4d
 from ..datasets.texts import BP4D_AUS, activity_texts
 from .demo import twin
 from ..faces.people import sample_subject
-from ..faces.render import sample_shot, render
+from ..faces.render import render, sample_shot
 from ..faces.sequences import EXPRESSION_AUS, faces, occurrence, subject_names
 from ..measure.erasure import leace
 from ..measure.leakage import counterfactual, leakage_report, raw_pixels

@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from .people import sample_subject
-from .render import POSED, sample_shot, render
+from .render import POSED, render, sample_shot
 from .sequences import _by_subject, _stream
 
 # %% ../../nbs/faces/04_captions.ipynb #captioned

@@ -16,7 +16,7 @@ from scipy.special import ndtri
 
 from .mesh import AUS
 from .people import Subject, sample_subject
-from .render import POSED, _prepare, sample_shot, render
+from .render import POSED, _prepare, render, sample_shot
 
 # %% ../../nbs/faces/03_sequences.ipynb #activities
 ACTIVITY_AUS = {

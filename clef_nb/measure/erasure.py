@@ -8,8 +8,8 @@ __all__ = ['LEACE', 'leace', 'erase']
 # %% ../../nbs/measure/02_erasure.ipynb #imports
 import numpy as np
 import pandas as pd
-from torch import Tensor
 import torch
+from torch import Tensor
 
 from .metrics import _array
 

@@ -16,7 +16,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from .distributed import gather_labels, gather, all_reduce_sum, rank_and_world_size
+from .distributed import all_reduce_sum, gather, gather_labels, rank_and_world_size
 
 # %% ../../nbs/model/02_losses.ipynb #checks
 def _matrix(x, name, what):

@@ -23,11 +23,11 @@ from ..datasets.texts import _label_rows, description_texts, name_texts
 from .adversary import IdentityAdversary
 from .augment import augment, sample_augmentation, to_float
 from clef_nb.model.distributed import (
-    gather_labels,
+    all_reduce_sum,
+    counted_once,
     device,
     gather,
-    counted_once,
-    all_reduce_sum,
+    gather_labels,
     rank_and_world_size,
 )
 from clef_nb.model.losses import (

@@ -26,13 +26,13 @@ from tqdm.auto import tqdm
 
 from ..datasets.cache import fetch, prefetch
 from clef_nb.model.distributed import (
-    device,
+    all_reduce_sum,
     broadcast_parameters,
+    device,
     local_slice,
+    rank_and_world_size,
     sum_gradients,
     synced_batch_norm,
-    all_reduce_sum,
-    rank_and_world_size,
 )
 
 # %% ../../nbs/model/06_training.ipynb #in-chunks

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clef_nb.experiments import demo as reproduce
 from clef_nb.datasets.frames import FrameTable
-from clef_nb.measure.leakage import make_embeddings, leakage_report
+from clef_nb.experiments.demo import demo as reproduce
+from clef_nb.measure.leakage import leakage_report, make_embeddings
 
 THREE = ['id_accuracy', 'knn_id', 'id_preference']
 QUICK = ['--measures', *THREE, '--n-boot', '50']

@@ -556,7 +556,7 @@ def test_readme_says_what_the_table_says():
 @pytest.mark.skipif(not SEGMENTS.is_file(), reason=f'{SEGMENTS.name} is not beside the project')
 def test_a_table_of_true_size(monkeypatch):
     from clef_nb.datasets.frames import FrameTable
-    from clef_nb.datasets.lab import bp4d_folds
+    from clef_nb.datasets.recordings import bp4d_folds
     from clef_nb.datasets.sampling import ActivityBatches
     from clef_nb.datasets.texts import activity_texts
 

@@ -14,11 +14,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clef_nb.datasets import wild
+from clef_nb.datasets import ferplus as wild
 from clef_nb.datasets.cache import frame_cache
+from clef_nb.datasets.ferplus import ferplus, ferplus_labels, write_ferplus
 from clef_nb.datasets.texts import FERPLUS_EXPRESSIONS
-from clef_nb.datasets.twins import write_ferplus
-from clef_nb.datasets.wild import ferplus, ferplus_labels
 
 pytestmark = pytest.mark.filterwarnings('ignore:The image decoding and encoding:DeprecationWarning')
 REAL = Path(__file__).resolve().parents[3] / 'shared' / 'real' / 'ferplus_fer2013new.csv'

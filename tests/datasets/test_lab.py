@@ -10,9 +10,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from clef_nb.datasets.bp4d import bp4d
+from clef_nb.datasets.bp4d_plus import bp4d_plus
 from clef_nb.datasets.cache import frame_cache
+from clef_nb.datasets.disfa import disfa
 from clef_nb.datasets.frames import FrameTable
-from clef_nb.datasets.lab import bp4d, bp4d_folds, bp4d_plus, disfa, disfa_folds
+from clef_nb.datasets.recordings import bp4d_folds, disfa_folds
 from clef_nb.datasets.texts import BP4D_AUS, BP4D_PARTS, DISFA_AUS, DISFA_CODED, DISFA_PARTS
 
 OCC = 'AUCoding/AU_OCC'

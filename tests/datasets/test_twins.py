@@ -7,7 +7,6 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-import clef_nb.datasets.twins as synthface
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,18 +14,14 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from clef_nb.datasets.lab import bp4d, bp4d_plus, disfa
+import clef_nb.datasets.twins as synthface
+from clef_nb.datasets.affectnet import affectnet, write_affectnet
+from clef_nb.datasets.bp4d import bp4d, write_bp4d
+from clef_nb.datasets.bp4d_plus import bp4d_plus, write_bp4d_plus
+from clef_nb.datasets.disfa import disfa, write_disfa
+from clef_nb.datasets.ferplus import ferplus, vote, write_ferplus
+from clef_nb.datasets.rafdb import rafdb, write_rafdb
 from clef_nb.datasets.texts import BP4D_AUS, DISFA_AUS, DISFA_CODED, FERPLUS_EXPRESSIONS
-from clef_nb.datasets.twins import (
-    vote,
-    write_affectnet,
-    write_bp4d,
-    write_bp4d_plus,
-    write_disfa,
-    write_ferplus,
-    write_rafdb,
-)
-from clef_nb.datasets.wild import affectnet, ferplus, rafdb
 from clef_nb.faces.captions import captioned_faces
 from clef_nb.faces.people import sample_subject
 from clef_nb.faces.render import render

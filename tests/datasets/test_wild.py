@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from clef_nb.datasets.affectnet import affectnet, write_affectnet
 from clef_nb.datasets.cache import frame_cache
 from clef_nb.datasets.frames import FrameTable
+from clef_nb.datasets.photographs import class_counts
+from clef_nb.datasets.rafdb import rafdb, write_rafdb
 from clef_nb.datasets.texts import AFFECTNET_EXPRESSIONS, RAFDB_EXPRESSIONS
-from clef_nb.datasets.twins import write_affectnet, write_rafdb
-from clef_nb.datasets.wild import affectnet, class_counts, rafdb
 
 
 def refuses(read, root, change, kind, words):

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from clef_nb.datasets.bp4d import write_bp4d
+from clef_nb.datasets.rafdb import write_rafdb
 from clef_nb.experiments import ablation
-from clef_nb.datasets.twins import write_bp4d, write_rafdb
 from clef_nb.experiments.ablation import ablation_rows, open_experiment, open_source, over_people
 from clef_nb.experiments.demo import main
 from clef_nb.model.towers import load_model

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from clef_nb.experiments import demo as reproduce
+from clef_nb.experiments.demo import demo as reproduce
 
 
 def test_help_without_a_command(capsys):

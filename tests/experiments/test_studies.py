@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clef_nb.experiments import demo as reproduce
 from clef_nb.experiments import studies
-from clef_nb.experiments.runner import run_grid, grid, intervals
+from clef_nb.experiments.demo import demo as reproduce
+from clef_nb.experiments.runner import grid, intervals, run_grid
 
 ROOT = Path(__file__).resolve().parents[2]
 calls = []

@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clef_nb.datasets.lab import bp4d
-from clef_nb.datasets.twins import write_bp4d
+from clef_nb.datasets.bp4d import bp4d, write_bp4d
 from clef_nb.faces.captions import captioned_faces
 from clef_nb.faces.people import sample_subject
 from clef_nb.faces.render import render

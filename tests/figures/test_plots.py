@@ -20,7 +20,7 @@ from clef_nb.figures.plots import (
     tsne_2d,
     umap_2d,
 )
-from clef_nb.measure.leakage import make_embeddings, leakage_report
+from clef_nb.measure.leakage import leakage_report, make_embeddings
 
 NAMES = [
     'raw pixels',

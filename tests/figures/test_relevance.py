@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from clef_nb.figures import relevance
 from clef_nb.faces.people import sample_subject
-from clef_nb.faces.render import Shot, sample_shot, render
+from clef_nb.faces.render import Shot, render, sample_shot
+from clef_nb.figures import relevance
 from clef_nb.figures.relevance import (
     FORMULAS,
     image_relevance,

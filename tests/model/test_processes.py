@@ -29,23 +29,21 @@ from test_stages import study
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from clef_nb.model import losses
-from clef_nb.model import distributed as processes
-from clef_nb.model import stages
-from clef_nb.model import training
 from clef_nb.datasets.sampling import ShuffledBatches
+from clef_nb.model import distributed as processes
+from clef_nb.model import losses, stages, training
 from clef_nb.model.distributed import (
-    device,
-    main_process_first,
-    gather,
-    destroy_process_group,
-    counted_once,
+    all_reduce_sum,
     broadcast_parameters,
+    counted_once,
+    destroy_process_group,
+    device,
+    gather,
     local_slice,
+    main_process_first,
+    rank_and_world_size,
     sum_gradients,
     synced_batch_norm,
-    all_reduce_sum,
-    rank_and_world_size,
 )
 from clef_nb.model.losses import (
     au_loss,

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
-from clef_nb.model import stages
 from clef_nb.datasets.frames import FrameTable
+from clef_nb.model import stages
 from clef_nb.model.stages import PAIRINGS, Classifier, align, pretrain
 from clef_nb.model.towers import embed_images, load_model
 

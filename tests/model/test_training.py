@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from test_stages import study
 from torch import nn
 
-from clef_nb.model import training
 from clef_nb.datasets.frames import FrameTable
 from clef_nb.datasets.sampling import ShuffledBatches
+from clef_nb.model import training
 from clef_nb.model.stages import align, pretrain
 from clef_nb.model.towers import load_model
 from clef_nb.model.training import check_micro_batch, in_micro_batches, train

@@ -11,9 +11,8 @@ import sys
 import pytest
 
 bs4 = pytest.importorskip('bs4')
-from browser import ROOT
-
 from api_page import public
+from browser import ROOT
 from build_docs import readme, stale_readme
 from site_pages import CODE, WORDS, Names, code_lines
 
