@@ -26,7 +26,7 @@ CODE = re.compile(r'(<code class="sourceCode[^>]*>)(.*?)(</code>)', re.S)
 
 def code_lines(m):
     "Each line of code in a span that knows its indent, so that a long line can go on below itself"
-    # `cached_model` is a span that the line before left open, as a docstring of several lines does
+    # `kept` is a span that the line before left open, as a docstring of several lines does
     lines, kept = m[2].split('\n'), ''
     for i, line in enumerate(lines):
         indent = len(line) - len(line.lstrip(' '))
