@@ -22,7 +22,8 @@ extras = {
     extra: cfg[f'{extra}_requirements'].split()
     for extra in ('plots', 'widgets', 'faces', 'notebooks', 'dev', 'bench')
 }
-extras['all'] = sorted({*extras['plots'], *extras['widgets'], *extras['faces'], *extras['notebooks']})
+parts = ('plots', 'widgets', 'faces', 'notebooks')
+extras['all'] = sorted({requirement for part in parts for requirement in extras[part]})
 
 setup(
     name=cfg['lib_name'],

@@ -1,4 +1,4 @@
-"""Are the results of this tree those of an older commit? `same_results.py COMMIT` computes both here.
+"""Are the results of this tree those of an older commit? `same_results.py COMMIT` computes both.
 
 The demo's results.json, the first ten losses of both stages, the files of a synthetic twin of each
 data set and the kept results of the studies are computed with the older commit and with the files

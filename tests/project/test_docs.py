@@ -9,12 +9,17 @@ import re
 import sys
 
 import pytest
+from browser import ROOT
 
 bs4 = pytest.importorskip('bs4')
-from api_page import public
-from browser import ROOT
-from build_docs import readme, stale_readme
-from site_pages import CODE, WORDS, Names, code_lines
+api_page, build_docs, site_pages = map(
+    pytest.importorskip, ('api_page', 'build_docs', 'site_pages')
+)
+public = api_page.public
+readme, stale_readme = build_docs.readme, build_docs.stale_readme
+CODE, WORDS = site_pages.CODE, site_pages.WORDS
+Names, code_lines = site_pages.Names, site_pages.code_lines
+
 
 if sys.version_info < (3, 11):
     pytest.skip('smalldocs, which renders the site, begins at Python 3.11', allow_module_level=True)
@@ -138,7 +143,10 @@ def test_lines_of_code_keep_their_text():
         ' class="st">"a\n\n  b"</span>\n    x = 1</code>'
     )
     made = CODE.sub(code_lines, code)
-    text = lambda t: bs4.BeautifulSoup(f'<pre>{t}</pre>', 'html.parser').get_text()
+
+    def text(t):
+        return bs4.BeautifulSoup(f'<pre>{t}</pre>', 'html.parser').get_text()
+
     assert (
         text(made) == text(code)
         and made.count('class="line"') == 5

@@ -175,7 +175,8 @@ import nbformat
 from nbclient import NotebookClient
 name, site = sys.argv[1:]
 nb = nbformat.read(name, as_version=4)
-nb.cells.insert(0, nbformat.v4.new_code_cell(f"import clef_nb; assert clef_nb.__file__.startswith({site!r}), clef_nb.__file__"))
+ours = f"import clef_nb; assert clef_nb.__file__.startswith({site!r}), clef_nb.__file__"
+nb.cells.insert(0, nbformat.v4.new_code_cell(ours))
 NotebookClient(nb, timeout=900, kernel_name='python3').execute()
 """
 

@@ -11,6 +11,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from build_docs import readme, stale_readme
+from check_in_step import out_of_step
+from test_all import run
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / 'tools'
@@ -35,9 +38,6 @@ SIDEBAR = """website:
           - text: room
             href: 00_room.ipynb
 """
-from build_docs import readme, stale_readme
-from check_in_step import out_of_step
-from test_all import run
 
 
 def notebook(path, *cells):
