@@ -53,19 +53,20 @@ location.replace(places[location.hash.slice(1)] || "{target}" + location.hash);
 """
 
 
-def pages():
-    "Old address -> the page that leads on"
-    names = [n for n in public() if n.kind != 'value']
-    found = {}
-    for old, modules in MOVED.items():
-        places = {n.name.lower(): n.place for n in names if n.module in modules}
-        target = f'{modules[0].replace(".", "/")}.html'
-        found[f'{old}.html'] = PAGE.format(target=target, places=json.dumps(places))
-    return found
+def address(module):
+    "The page of a module"
+    return f'{module.replace(".", "/")}.html'
+
+
+def page(modules):
+    "A page that leads to the first of the modules, or to one of their functions"
+    names = [n for n in public() if n.kind != 'value' and n.module in modules]
+    places = {n.name.lower(): n.place for n in names}
+    return PAGE.format(target=address(modules[0]), places=json.dumps(places))
 
 
 def write_redirects(folder):
-    "Write them into the folder of the site, where no page has that address"
-    for address, page in pages().items():
-        if not (folder / address).exists():
-            (folder / address).write_text(page, encoding='utf-8')
+    "Write those whose target is there into the folder of the site"
+    for old, modules in MOVED.items():
+        if (folder / address(modules[0])).is_file():
+            (folder / f'{old}.html').write_text(page(modules), encoding='utf-8')

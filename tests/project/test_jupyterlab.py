@@ -232,7 +232,7 @@ def test_walkthrough_runs_to_its_end(jupyter):
 
 def test_widgets_of_explore_answer(jupyter):
     if not (NBS / 'figures/03_face_widget.ipynb').exists():
-        pytest.skip('there is no 13_explore')
+        pytest.skip('there is no face widget')
     page, nbs = jupyter
     shown = open_notebook(page, 'figures/03_face_widget.ipynb')
     assert_ran(run_all(page, nbs / 'figures/03_face_widget.ipynb', 15))

@@ -322,7 +322,7 @@ def focused(page):
 
 
 def test_keyboard_reaches_the_text_and_shows_where_it_is(page, site):
-    page.goto(f'{site}losses.html')
+    page.goto(f'{site}model/losses.html')
     page.keyboard.press('Tab')
     first = focused(page)
     assert (
@@ -339,7 +339,7 @@ def test_keyboard_reaches_the_text_and_shows_where_it_is(page, site):
         s for s in stops if s['tag'] == 'BODY' or not s['seen'] or not s['ring'] or not s['text']
     ]
     assert not bad, f'stops without a name, out of sight, or without a mark: {bad}'
-    page.goto(f'{site}losses.html')
+    page.goto(f'{site}model/losses.html')
     page.keyboard.press('Tab')
     page.keyboard.press('Enter')
     page.keyboard.press('Tab')
@@ -350,8 +350,8 @@ def test_keyboard_reaches_the_text_and_shows_where_it_is(page, site):
 
 def test_phone_reaches_pages_and_search(page, site):
     page.set_viewport_size(PHONE)
-    page.goto(f'{site}losses.html')
-    link = page.locator('#quarto-sidebar a[href="metrics.html"]').first
+    page.goto(f'{site}model/losses.html')
+    link = page.locator('#quarto-sidebar a[href="../measure/metrics.html"]').first
     assert not link.is_visible()
     page.locator('.quarto-btn-toggle').first.click()
     link.click()
