@@ -60,7 +60,7 @@ export: .venv/installed
 notebooks: .venv/installed
 	$(BIN)/python tools/run_nbs.py $(NB)
 
-# Started again, it goes on where it was; study 32 and 34 take the towers of 30.
+# Started again, it resumes; study 32 and 34 take the towers of 30.
 studies: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python tools/run_nbs.py --slow $(STUDY)
 

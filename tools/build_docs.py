@@ -36,7 +36,7 @@ def outputs(cell, where):
         data = o.get('data', {})
         if any(k.startswith('image/') for k in data):
             raise ValueError(
-                f'{where} shows a picture that README.md cannot carry. Save it in nbs/images/,'
+                f'{where} shows an image that README.md cannot carry. Save it in nbs/images/,'
                 ' refer to it from a Markdown cell, and mark the code cell `#| hide`.'
             )
         if o.get('name') == 'stderr':
@@ -69,7 +69,7 @@ def readme(index):
                 target = target[0] or target[1]
                 if '://' not in target and not (index.parent.parent / target).exists():
                     raise FileNotFoundError(
-                        f'{index.name} refers to the picture {target}, which is not there.'
+                        f'{index.name} refers to the image {target}, which is not there.'
                     )
             parts.append(source)
         elif cell.cell_type == 'code':

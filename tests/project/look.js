@@ -5,7 +5,7 @@ async () => {
   await Promise.all(images.map(i => i.decode().catch(() => 0)))
   await document.fonts.ready
   const section = i => i.closest('section[id]')?.id || 'the top'
-  const name = i => i.src.startsWith('data:') ? `picture ${images.indexOf(i) + 1} in #${section(i)}` : i.getAttribute('src')
+  const name = i => i.src.startsWith('data:') ? `image ${images.indexOf(i) + 1} in #${section(i)}` : i.getAttribute('src')
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), raw = []
   while (walker.nextNode()) {
     const n = walker.currentNode

@@ -223,9 +223,9 @@ def test_walkthrough_runs_to_its_end(jupyter):
         if c['cell_type'] == 'code' and ''.join(c['source']).strip()
     ]
     assert counts == list(range(1, len(counts) + 1)) and len(counts) > 20
-    pictures = shown.locator('.jp-OutputArea-output img')
-    assert pictures.count() >= 4 and all(
-        pictures.nth(i).evaluate('i => i.naturalWidth') > 100 for i in range(pictures.count())
+    images = shown.locator('.jp-OutputArea-output img')
+    assert images.count() >= 4 and all(
+        images.nth(i).evaluate('i => i.naturalWidth') > 100 for i in range(images.count())
     )
     assert shown.locator('mjx-merror').count() == 0
 

@@ -120,7 +120,7 @@ def test_images_load_and_are_described(walk):
     none(
         {
             name: (
-                [f'no picture: {i}' for i in seen['broken']]
+                [f'no image: {i}' for i in seen['broken']]
                 + [f'no alternative text: {i}' for i in seen['unnamed']]
             )
             for name, seen in walk.items()
@@ -414,7 +414,7 @@ def test_playground_answers(page, site, docs, pages):
             for b in page.locator('#playground .bar').all()
         }
 
-    def picture():
+    def image():
         return page.locator('#playground').evaluate(
             "p => [...p.querySelectorAll('.pg-faces [role=img]')].map(e => e.getAttribute('style')"
             " + e.getAttribute('aria-label'))"
@@ -435,11 +435,11 @@ def test_playground_answers(page, site, docs, pages):
     )
     assert_shown(held, now)
     for slider, key in (who, 'ArrowRight'), (what, 'ArrowRight'), (who, 'End'), (what, 'Home'):
-        before, values = picture(), bars()
+        before, values = image(), bars()
         slider.focus()
         page.keyboard.press(key)
         now = int(who.input_value()), int(what.input_value())
-        assert picture() != before and bars() != values
+        assert image() != before and bars() != values
         assert_shown(held, now)
     assert now == (last, 0)
     for name, same in ('same expression, other person', 1), ('same person, other expression', 0):

@@ -294,7 +294,7 @@ def test_readme_refuses_a_picture_it_cannot_carry(project):
         )
     ]
     index.write_text(json.dumps(nb))
-    with pytest.raises(ValueError, match='Cell use of index.ipynb shows a picture'):
+    with pytest.raises(ValueError, match='Cell use of index.ipynb shows an image'):
         readme(index)
 
 
