@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BP4D_PARTS', 'BP4D_AUS', 'BP4D_PLUS_SUBJECTS', 'BP4D_PLUS_CODED', 'DISFA_PARTS', 'DISFA_CODED', 'DISFA_AUS',
            'RAFDB_EXPRESSIONS', 'AFFECTNET_EXPRESSIONS', 'FERPLUS_EXPRESSIONS', 'data_file', 'aus', 'expressions',
-           'activities', 'activity_texts', 'prompts', 'name_texts', 'description_texts', 'datasets', 'protocol',
-           'published']
+           'activities', 'activity_texts', 'prompts', 'label_rows', 'name_texts', 'description_texts', 'datasets',
+           'protocol', 'published']
 
 # %% ../../nbs/datasets/00_texts.ipynb #imports
 from importlib.resources import files
@@ -31,8 +31,14 @@ def data_file(
     return path
 
 
-def _table(path, columns, key=None):
-    "Read a CSV of texts, all cells as stripped strings; `key` must not repeat"
+def _known(prefix):
+    "Names of the tables data/{prefix}_{name}.csv"
+    found = data_file('aus.csv').parent.glob(f'{prefix}_*.csv')
+    return sorted(p.stem.removeprefix(f'{prefix}_') for p in found)
+
+# %% ../../nbs/datasets/00_texts.ipynb #read-table
+def _read_table(path, columns, key=None):
+    "Read a CSV of texts, all entries as stripped strings; `key` must not repeat"
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
@@ -49,7 +55,8 @@ def _table(path, columns, key=None):
         )
     df = df.apply(lambda c: c.str.strip())
     for c in columns:
-        if (empty := (df[c] == '').to_numpy()).any():
+        empty = (df[c] == '').to_numpy()
+        if empty.any():
             raise ValueError(
                 f'{path}, row {empty.argmax() + 2}, column {c!r} is empty: write a text there or'
                 ' delete the row'
@@ -72,8 +79,9 @@ def aus(
     fault.
     """
     path = path or data_file('aus.csv')
-    df = _table(path, ['au', 'name', 'description'], key='au')
-    if (bad := ~df['au'].str.fullmatch(r'\d+').to_numpy()).any():
+    df = _read_table(path, ['au', 'name', 'description'], key='au')
+    bad = ~df['au'].str.fullmatch(r'\d+').to_numpy()
+    if bad.any():
         raise ValueError(
             f'{path}, row {bad.argmax() + 2}: au is {df["au"].iloc[bad.argmax()]!r}; write the FACS'
             ' number alone, for example 12'
@@ -86,11 +94,9 @@ def expressions(
     path: str | Path | None = None,
 ) -> pd.DataFrame:  # index expression; columns name, description
     "Names and descriptions of the seven or eight usual expressions. Raises as `aus` does."
-    return _table(
-        path or data_file('expressions.csv'),
-        ['expression', 'name', 'description'],
-        key='expression',
-    ).set_index('expression')
+    path = path or data_file('expressions.csv')
+    df = _read_table(path, ['expression', 'name', 'description'], key='expression')
+    return df.set_index('expression')
 
 # %% ../../nbs/datasets/00_texts.ipynb #activities
 def activities(
@@ -104,23 +110,17 @@ def activities(
     Raises ValueError for an unknown data set.
     """
     if path is None:
-        known = sorted(
-            p.stem.removeprefix('activities_')
-            for p in data_file('aus.csv').parent.glob('activities_*.csv')
-        )
+        known = _known('activities')
         if dataset not in known:
             raise ValueError(
                 f'no activities are known for {dataset!r}, only for {", ".join(known)}; give path='
                 ' a CSV with the columns activity, task, emotion'
             )
         path = data_file(f'activities_{dataset}.csv')
-    df = _table(path, ['activity', 'task', 'emotion'], key='activity').set_index('activity')
-    df['text'] = (
-        df['task'].str.rstrip('.')
-        + '. The target emotion is '
-        + df['emotion'].str.rstrip('.')
-        + '.'
-    )
+    df = _read_table(path, ['activity', 'task', 'emotion'], key='activity').set_index('activity')
+    task = df['task'].str.rstrip('.')
+    emotion = df['emotion'].str.rstrip('.')
+    df['text'] = task + '. The target emotion is ' + emotion + '.'
     return df
 
 
@@ -132,6 +132,16 @@ def activity_texts(
     return activities(dataset, path)['text'].to_dict()
 
 # %% ../../nbs/datasets/00_texts.ipynb #prompts
+def _check_template(template, where):
+    "A template has {} once and no other braces"
+    rest = template.replace('{}', '')
+    if template.count('{}') != 1 or '{' in rest or '}' in rest:
+        raise ValueError(
+            f'{where}: the template {template!r} needs {{}} once, in the place of'
+            ' the label text, and no other braces'
+        )
+
+
 def prompts(
     # a CSV of yours with the columns kind, template; None for ours
     path: str | Path | None = None,
@@ -142,66 +152,63 @@ def prompts(
     Raises ValueError naming the row of a template without exactly one {} or of an unknown kind.
     """
     path = path or data_file('prompts.csv')
-    df = _table(path, ['kind', 'template'])
+    df = _read_table(path, ['kind', 'template'])
     for i, (kind, template) in enumerate(zip(df['kind'], df['template'])):
         if kind not in ('name', 'absent', 'description'):
             raise ValueError(
                 f"{path}, row {i + 2}: kind is {kind!r}; write 'name', 'absent' or 'description'"
             )
-        if template.count('{}') != 1 or template.replace('{}', '').count('{') + template.replace(
-            '{}', ''
-        ).count('}'):
-            raise ValueError(
-                f'{path}, row {i + 2}: the template {template!r} needs {{}} once, in the place of'
-                ' the label text, and no other braces'
-            )
+        _check_template(template, f'{path}, row {i + 2}')
     for kind in ('name', 'description'):
-        if kind not in set(df['kind']):
-            raise ValueError(f'{path} has no row of kind {kind!r}: add at least one template')
+        _templates(df, kind, path)
     return df
 
 
-def _templates(kind, path):
-    found = prompts(path).query('kind == @kind')['template'].tolist()
+def _templates(df, kind, path):
+    "The templates of one kind, at least one"
+    found = df['template'][df['kind'] == kind].tolist()
     if not found:
-        raise ValueError(
-            f'{path or data_file("prompts.csv")} has no row of kind {kind!r}: add at least one'
-            ' template'
-        )
+        raise ValueError(f'{path} has no row of kind {kind!r}: add at least one template')
     return found
 
+# %% ../../nbs/datasets/00_texts.ipynb #label-rows
+def label_rows(
+    labels: list[str] | None,  # labels such as 'AU12' or 'happiness'; None for all of the table
+    # a CSV of yours with the columns label, name, description, or its rows with the index label;
+    # None for ours
+    path: str | Path | pd.DataFrame | None = None,
+) -> pd.DataFrame:  # index label, in the order of `labels`; columns name, description
+    """Name and description of each label.
 
-def _label_rows(labels, path):
-    """Rows (name, description) of `labels`, in their order, from our tables or from one of the
-    user's, a CSV or rows that were read before
+    Raises TypeError for one text in place of a list, and ValueError for a label without a text.
     """
     if isinstance(labels, str):
         raise TypeError(
             f'labels must be a list of labels, not the text {labels!r}: write [{labels!r}]'
         )
     if path is None:
-        a, e = aus(), expressions()
-        rows = pd.concat([a.set_axis([f'AU{n}' for n in a.index]), e])
+        units = aus()
+        units.index = [f'AU{n}' for n in units.index]
+        rows, source = pd.concat([units, expressions()]), 'the tables of this package'
+    elif isinstance(path, pd.DataFrame):
+        rows, source = path, 'the table that was given'
     else:
-        rows = (
-            path
-            if isinstance(path, pd.DataFrame)
-            else _table(path, ['label', 'name', 'description'], key='label').set_index('label')
-        )
+        rows = _read_table(path, ['label', 'name', 'description'], key='label').set_index('label')
+        source = path
+    if labels is None:
+        return rows
     for label in labels:
         if label not in rows.index:
             raise ValueError(
-                f'no text for the label {label!r};'
-                f' {"the tables of this package" if path is None else "the table that was given" if isinstance(path, pd.DataFrame) else path}'
-                f' knows {", ".join(rows.index)}'
+                f'no text for the label {label!r}; {source} knows {", ".join(rows.index)}'
             )
     return rows.loc[list(labels)]
 
 # %% ../../nbs/datasets/00_texts.ipynb #name-texts
 def name_texts(
     labels: list[str],  # labels such as 'AU12' or 'happiness'
-    # a CSV of yours with the columns label, name, description; None for ours
-    path: str | Path | None = None,
+    # a CSV of yours with the columns label, name, description, or its rows; None for ours
+    path: str | Path | pd.DataFrame | None = None,
     templates: str | Path | None = None,  # a CSV of yours for `prompts`; None for ours
     absent: bool = False,  # the prompt of a face that does not show it
 ) -> list[str]:  # one prompt a label, in the order of `labels`
@@ -210,30 +217,31 @@ def name_texts(
 
     Raises ValueError for a label without a text, or a table without the template.
     """
-    template = _templates('absent' if absent else 'name', templates)[0]
-    return [template.replace('{}', name) for name in _label_rows(labels, path)['name']]
+    source = templates or data_file('prompts.csv')
+    template = _templates(prompts(source), 'absent' if absent else 'name', source)[0]
+    return [template.replace('{}', name) for name in label_rows(labels, path)['name']]
 
 
 def description_texts(
     labels: list[str],  # labels such as 'AU12' or 'happiness'
-    # draws one template for each label; None takes the first template for all
+    # samples one template for each label; None takes the first template for all
     generator: torch.Generator | None = None,
-    # a CSV of yours with the columns label, name, description; None for ours
-    path: str | Path | None = None,
+    # a CSV of yours with the columns label, name, description, or its rows; None for ours
+    path: str | Path | pd.DataFrame | None = None,
     templates: str | Path | None = None,  # a CSV of yours for `prompts`; None for ours
 ) -> list[str]:  # one text a label, in the order of `labels`
     """A description of each label in a template (D of the paper's stage 2).
 
     The same generator state gives the same texts. Raises ValueError for a label without a text.
     """
-    rows, forms = _label_rows(labels, path), _templates('description', templates)
-    pick = (
-        [0] * len(rows)
-        if generator is None
-        else torch.randint(
+    rows = label_rows(labels, path)
+    source = templates or data_file('prompts.csv')
+    forms = _templates(prompts(source), 'description', source)
+    pick = [0] * len(rows)
+    if generator is not None:
+        pick = torch.randint(
             len(forms), (len(rows),), generator=generator, device=generator.device
         ).tolist()
-    )
     return [forms[i].replace('{}', text) for i, text in zip(pick, rows['description'])]
 
 # %% ../../nbs/datasets/00_texts.ipynb #protocol
@@ -321,10 +329,7 @@ def published(
     table: str,  # 'ablation', 'zeroshot', 'bp4d', 'disfa', 'bp4d_plus' or 'headline'
 ) -> pd.DataFrame:  # the table as printed, in percent, with a column `source`
     "Published results of CLEF and of others, in percent. Raises ValueError for an unknown table."
-    known = sorted(
-        p.stem.removeprefix('published_')
-        for p in data_file('aus.csv').parent.glob('published_*.csv')
-    )
+    known = _known('published')
     if table not in known:
         raise ValueError(f'there is no published table {table!r}; choose one of {", ".join(known)}')
     return pd.read_csv(data_file(f'published_{table}.csv'))
