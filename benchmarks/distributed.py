@@ -35,7 +35,8 @@ torch.set_num_threads(1)
 from open_clip.loss import ClipLoss
 from torch import nn
 
-from clef_nb.model.losses import clip_loss, image_text, supcon
+from clef_nb.model.losses import clip_loss
+from clef_nb.model.losses_fast import image_text, supcon
 
 HERE = Path(__file__).resolve().parent
 N, D, K, TEMPERATURE = 120, 64, 5, 0.1  # N: divided by 1, 2 and 3

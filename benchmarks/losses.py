@@ -42,7 +42,8 @@ import torch.nn.functional as F
 torch.set_num_threads(1)
 from open_clip.loss import ClipLoss
 
-from clef_nb.model.losses import clip_loss, image_text, supcon
+from clef_nb.model.losses import clip_loss
+from clef_nb.model.losses_fast import image_text, supcon
 
 HERE = Path(__file__).resolve().parent
 D, K, TEMPERATURE = 512, 8, 0.1

@@ -17,15 +17,9 @@ from torch import Tensor, nn
 
 from ..datasets.sampling import ShuffledBatches
 from ..datasets.texts import _label_rows, name_texts, prompts
-from clef_nb.experiments.ablation import (
-    TINY,
-    TWINS,
-    left_out_scores,
-    open_lab,
-    open_source,
-    row_towers,
-)
+from .ablation import TINY, TWINS, open_lab, open_source, row_towers
 from .studies import assigned, miniature
+from ..measure.intervals import left_out_scores
 from ..model.distributed import device
 from ..model.losses import au_loss, positive_weights
 from ..model.stages import _bound, _texts, _views, align

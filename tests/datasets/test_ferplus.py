@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clef_nb.datasets import ferplus as wild
+from clef_nb.datasets.ferplus import ferplus as wild
 from clef_nb.datasets.cache import frame_cache
 from clef_nb.datasets.ferplus import ferplus, ferplus_labels, write_ferplus
 from clef_nb.datasets.texts import FERPLUS_EXPRESSIONS

@@ -17,16 +17,9 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from clef_nb.measure.metrics import (
-    au_scores,
-    auroc,
-    class_scores,
-    concordance,
-    confusion,
-    f1,
-    f1_counts,
-    subject_bootstrap,
-)
+from clef_nb.measure.intervals import subject_bootstrap
+from clef_nb.measure.metrics import auroc, concordance, confusion, f1, f1_counts
+from clef_nb.measure.scores import au_scores, class_scores
 
 
 def fold(seed, n=300, k=4, subjects=6, levels=None):

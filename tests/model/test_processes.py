@@ -45,14 +45,8 @@ from clef_nb.model.distributed import (
     sum_gradients,
     synced_batch_norm,
 )
-from clef_nb.model.losses import (
-    au_loss,
-    clip_loss,
-    expression_loss,
-    image_text,
-    name_description,
-    supcon,
-)
+from clef_nb.model.losses import au_loss, clip_loss, expression_loss
+from clef_nb.model.losses_fast import image_text, name_description, supcon
 from clef_nb.model.stages import align, other_subject_loss, pretrain
 from clef_nb.model.towers import load_model
 
