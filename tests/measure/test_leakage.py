@@ -11,7 +11,6 @@ import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import Ridge
 
-from clef_nb.measure.erasure import leace
 from clef_nb.measure.au_measures import (
     _pairs,
     _ridge,
@@ -20,14 +19,35 @@ from clef_nb.measure.au_measures import (
     au_auroc,
     split_gap,
 )
-from clef_nb.measure.intervals import bootstrap_weights, expanded_percentiles
-from clef_nb.measure.leakage import compare, counterfactual, leakage_report, raw_pixels
-from clef_nb.measure.probes import frame_folds, shuffled_subjects
-from clef_nb.measure.measures import make_embeddings
-from clef_nb.measure.neighbours import _shares, id_preference, knn_id, variance_partition
-from clef_nb.measure.probes import _discriminant, id_accuracy, selectivity, v_information
-from clef_nb.measure.intervals import subject_bootstrap
+from clef_nb.measure.erasure import leace
+from clef_nb.measure.intervals import bootstrap_weights, expanded_percentiles, subject_bootstrap
+from clef_nb.measure.leakage import (
+    compare,
+    counterfactual,
+    leakage_report,
+    measure_label,
+    measure_names,
+    raw_pixels,
+)
+from clef_nb.measure.measures import (
+    MEASURES as REGISTERED,
+)
+from clef_nb.measure.measures import (
+    by_subject,
+    checked_frames,
+    make_embeddings,
+    measure,
+)
 from clef_nb.measure.metrics import auroc
+from clef_nb.measure.neighbours import _shares, id_preference, knn_id, variance_partition
+from clef_nb.measure.probes import (
+    _discriminant,
+    frame_folds,
+    id_accuracy,
+    selectivity,
+    shuffled_subjects,
+    v_information,
+)
 
 
 def given_activity(*x, **kw):
@@ -354,8 +374,9 @@ def test_draws_are_the_value_if_these_subjects_had_been_drawn():
         values.append(right / pairs)
     assert r.attrs['draws']['au_auroc'][b] == pytest.approx(np.mean(values), abs=1e-12)
     low, high = subject_bootstrap(lambda w: w @ np.arange(6.0) / 6, names, 20, 0, 0.5)
-    # the draws of metrics
-    assert np.quantile(w @ np.arange(6.0) / 6, [0.25, 0.75]).tolist() == [low, high]
+    # the resamples of the tables of scores
+    same = expanded_percentiles(w @ np.arange(6.0) / 6, 6, level=0.5)
+    assert same.tolist() == [low, high]
 
 
 def test_parts_are_kept():
@@ -956,7 +977,7 @@ def test_compare_refuses():
         (leakage_report(z[keep], s[keep], a[keep], **kw), 'differ in subjects'),
         (leakage_report(z, np.char.add('P', s), a, **kw), 'differ in subjects'),
         (leakage_report(z, s, a, measures=['knn_id'], n_boot=30), 'differ in n_boot'),
-        (pd.DataFrame(r.to_dict()), 'no draws'),
+        (pd.DataFrame(r.to_dict()), 'no resamples'),
         (leakage_report(z, s, a, measures=['variance'], n_boot=20), 'in common'),
     ):
         with pytest.raises(ValueError, match=message):
@@ -1175,3 +1196,28 @@ def test_raw_pixels(tmp_path):
         raw_pixels(x[..., 0])
     with pytest.raises(ValueError, match='two pictures'):
         raw_pixels(x[:1])
+
+
+def test_one_decorated_function_is_a_measure_everywhere():
+    "Report, comparison and label know it; nothing else is touched to add it"
+
+    @measure('spread', unit='cosine', chance=lambda n: 1 / n)
+    def spread(z, subject, activity, per_subject=False, seed=0):
+        z, s, _, subjects, _ = checked_frames(z, subject, activity)
+        return by_subject(z[:, 0] + 0 * seed, s, subjects, per_subject)
+
+    try:
+        z, s, a, au = made_au(identity=0.4, au=0.5)
+        reports = {k: leakage_report(x, s, a, au, n_boot=50) for k, x in (('a', z), ('b', -z))}
+        row = reports['a'].set_index('measure').loc['spread']
+        assert row['value'] == pytest.approx(spread(z, s, a)) and row['low'] <= row['high']
+        assert row['chance'] == 1 / len(set(s))
+        # those that need AUs come last
+        order = reports['a']['measure'].tolist()
+        assert order.index('id_preference') < order.index('spread') < order.index('au_auroc')
+        assert 'spread' in compare(reports)['measure'].tolist()
+        assert measure_label('spread') == 'spread' and 'spread' in measure_names(aus=False)
+        with pytest.raises(ValueError, match='is a measure already'):
+            measure('other', name='id_accuracy')(spread)
+    finally:
+        REGISTERED.pop('spread', None)
