@@ -271,7 +271,7 @@ def _fingerprint(module, images):
         'images': hashlib.sha256(shown).hexdigest()[:12],
     }
 
-
+# %% ../../nbs/model/06_training.ipynb #checkpoint
 class _Checkpoint:
     "The state of a run in a file; nothing is read or written where `path` is None"
 
