@@ -44,7 +44,7 @@ GENTLE = Augmentation(
     brightness=0.15,
     contrast=0.15,
     saturation=0.15,
-    grey=0.0,
+    grayscale=0.0,
 )
 QUESTIONS = {  # question: words that a caption of the class contains, prompt
     'glasses': [('glasses', 'a photo of a person with glasses'), (None, 'a photo of a person')],

@@ -28,7 +28,8 @@ from clef_nb.model.distributed import (
     gather_labels,
     rank_and_world_size,
 )
-from .losses import image_text, name_description, positive_weights, supcon
+from .losses import positive_weights
+from .losses_fast import image_text, name_description, supcon
 from .towers import _evaluating, embed_images, encode_tokens, model_input, tokenize
 from .training import TrainSettings, has_bf16, in_micro_batches, train
 
