@@ -261,8 +261,8 @@ def _header(path):
     for c in _LIST_COLUMNS:
         if c not in cells:
             raise ValueError(
-                f'{path}, line 1: no column is headed {c!r}; the header is {",".join(_LIST_COLUMNS)}, or'
-                ' is left out, so put the original file back'
+                f'{path}, line 1: no column is headed {c!r}; the header is'
+                f' {",".join(_LIST_COLUMNS)}, or is left out, so put the original file back'
             )
         if cells.count(c) > 1:
             raise ValueError(f'{path}, line 1: two columns are headed {c}; keep one')
