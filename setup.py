@@ -18,6 +18,12 @@ statuses = {
     '7': 'Inactive',
 }
 readme = Path('README.md')
+extras = {
+    extra: cfg[f'{extra}_requirements'].split()
+    for extra in ('plots', 'widgets', 'faces', 'notebooks', 'dev', 'bench')
+}
+parts = ('plots', 'widgets', 'faces', 'notebooks')
+extras['all'] = sorted({requirement for part in parts for requirement in extras[part]})
 
 setup(
     name=cfg['lib_name'],
@@ -39,12 +45,8 @@ setup(
     ],
     python_requires=f'>={cfg["min_python"]}',
     install_requires=cfg['requirements'].split(),
-    extras_require={
-        extra: cfg[f'{extra}_requirements'].split() for extra in ('dev', 'bench', 'faces')
-    },
-    packages=find_packages(include=[cfg['lib_name']]),
-    # clef_nb/data is a link to data/: one set of tables for the notebooks and for the installed
-    # package
+    extras_require=extras,
+    packages=find_packages(include=[cfg['lib_name'], f'{cfg["lib_name"]}.*']),
     package_data={cfg['lib_name']: ['assets/*', 'data/*.csv']},
     entry_points={
         'console_scripts': cfg['console_scripts'].split(),

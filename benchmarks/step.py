@@ -12,9 +12,9 @@ rows, images from uint8, log; its setting up is spread over the steps). 'images 
 Parts of a step: the text tower (eight texts, trimmed, once, against a padded one for each image;
 forward and backward; difference of the embeddings), AdamW (fused against default). Memory: what a
 fresh process grows by in one step with 1,024 images (512, two views), all at once and with
-chunk=64; difference is the largest of any gradient over the largest gradient. `ratio` is CPU time
-as a multiple of `over`'s, medians of alternated rounds, one thread: below 1 is faster, 1/ratio is
-how many times as fast.
+micro_batch=64; difference is the largest of any gradient over the largest gradient. `ratio` is CPU
+time as a multiple of `over`'s, medians of alternated rounds, one thread: below 1 is faster, 1/ratio
+is how many times as fast.
 """
 
 import argparse
@@ -41,11 +41,11 @@ from clef_nb.datasets.texts import activity_texts
 from clef_nb.model.augment import normalise, to_float
 from clef_nb.model.stages import pretrain
 from clef_nb.model.towers import encode_tokens, load_model, tokenize
+from clef_nb.model.training import TrainSettings
 
 logging.disable(logging.WARNING)  # open_clip says that weights are random
 HERE = Path(__file__).resolve().parent
 TOWERS = {'residual': 'clef-tiny', 'ViT': 'small-vit'}
-OFF = dict(scale=(1, 1), rotate=0, flip=0, brightness=0, contrast=0, saturation=0, grey=0, hue=0)
 TARGETS = {'residual': 1 / 5, 'ViT': 1 / 2.2, 'text tower': 1 / 20}
 USUAL = 'open_clip as it comes'
 
@@ -75,19 +75,16 @@ def batch(n):
         )
     )
     df['sequence'] = df['subject'] + '_' + df['activity']
-    return np.random.default_rng(0).integers(0, 256, (n, 64, 64, 3), np.uint8), FrameTable(
-        df, '.', 'noise', texts
-    )
+    images = np.random.default_rng(0).integers(0, 256, (n, 64, 64, 3), np.uint8)
+    return images, FrameTable(df, '.', 'noise', texts)
 
 
 def usual_steps(name, images, table, steps):
     "open_clip's own defaults from the model to the optimiser"
     model = open_clip.create_model(name).train()
-    x, tokens, loss = (
-        normalise(to_float(images)),
-        open_clip.tokenize([table.activities[a] for a in table.df['activity']]),
-        ClipLoss(),
-    )
+    x = normalise(to_float(images))
+    tokens = open_clip.tokenize([table.activities[a] for a in table.df['activity']])
+    loss = ClipLoss()
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
 
     def run():
@@ -99,11 +96,17 @@ def usual_steps(name, images, table, steps):
     return run
 
 
-def our_steps(name, images, table, steps, **settings):
+def our_steps(name, images, table, steps, image_pairs=True, **settings):
+    "`pretrain`, without augmentation"
     model = load_model(name, None)
-    return lambda: pretrain(
-        model, images, table, steps=steps, augmentation=OFF, progress=False, **settings
-    )
+    settings = TrainSettings(steps, progress=False, **settings)
+
+    def run():
+        pretrain(
+            model, images, table, image_pairs=image_pairs, settings=settings, augmentation=None
+        )
+
+    return run
 
 
 def row(part, method, over, times, base, per=1, **more):
@@ -122,52 +125,34 @@ def row(part, method, over, times, base, per=1, **more):
 
 def measure_steps(rounds, n, steps):
     "Whole steps"
-    rows, (images, table) = [], batch(n)
+    rows = []
+    images, table = batch(n)
+    texts = dict(image_pairs=False, batch_size=n)
     for tower, name in TOWERS.items():
-        ways = {
+        runs = {
             USUAL: usual_steps(name, images, table, steps),
             'clef_nb, images and texts': our_steps(name, images, table, steps, batch_size=n // 2),
-            'clef_nb, texts': our_steps(
-                name, images, table, steps, batch_size=n, image_pairs=False
-            ),
+            'clef_nb, texts': our_steps(name, images, table, steps, **texts),
             'clef_nb, texts, embedding frozen': our_steps(
-                name,
-                images,
-                table,
-                steps,
-                batch_size=n,
-                image_pairs=False,
-                freeze=('token_embedding',),
+                name, images, table, steps, freeze=('token_embedding',), **texts
             ),
         }
-        times = alternate(ways, rounds)
-        rows += [
-            row(
-                f'step, {tower}',
-                w,
-                USUAL,
-                t,
-                times[USUAL],
-                steps,
-                target=TARGETS[tower]
-                if w in ('clef_nb, images and texts', 'clef_nb, texts')
-                else None,
-            )
-            for w, t in times.items()
-        ]
+        times = alternate(runs, rounds)
+        aimed = ('clef_nb, images and texts', 'clef_nb, texts')
+        for method, t in times.items():
+            target = TARGETS[tower] if method in aimed else None
+            one = row(f'step, {tower}', method, USUAL, t, times[USUAL], steps, target=target)
+            rows.append(one)
     return rows
 
 
-def measure_parts(rounds, n):
-    "Text tower and optimiser"
+def measure_texts(rounds, n, model):
+    "The text tower: eight texts, trimmed, against a padded one for each image"
     _, table = batch(n)
-    model = load_model('clef-tiny', None).train()
     names = sorted(table.activities)
     own = torch.tensor([names.index(a) for a in table.df['activity']])
-    padded, trimmed = (
-        open_clip.tokenize([table.activities[a] for a in table.df['activity']]),
-        tokenize(model, [table.activities[a] for a in names]),
-    )
+    padded = open_clip.tokenize([table.activities[a] for a in table.df['activity']])
+    trimmed = tokenize(model, [table.activities[a] for a in names])
     weights = [
         w for k, w in model.named_parameters() if not k.startswith('visual') and k != 'logit_scale'
     ]
@@ -176,52 +161,52 @@ def measure_parts(rounds, n):
         USUAL: lambda: F.normalize(model.encode_text(padded), dim=-1),
         'clef_nb': lambda: F.normalize(encode_tokens(model, trimmed), dim=-1)[own],
     }
-    ways = {w: lambda f=f: torch.autograd.grad(f(), weights, slope) for w, f in embed.items()}
+    runs = {k: lambda f=f: torch.autograd.grad(f(), weights, slope) for k, f in embed.items()}
     a, b = (f().detach() for f in embed.values())
-    times = alternate(ways, rounds)
-    rows = [row('text tower', w, USUAL, t, times[USUAL]) for w, t in times.items()]
+    times = alternate(runs, rounds)
+    rows = [row('text tower', k, USUAL, t, times[USUAL]) for k, t in times.items()]
     rows[-1] |= dict(
         target=TARGETS['text tower'], difference=(a - b).abs().max().item(), difference_target=1e-5
     )
+    return rows
+
+
+def measure_parts(rounds, n):
+    "Text tower and optimiser"
+    model = load_model('clef-tiny', None).train()
+    rows = measure_texts(rounds, n, model)
     for w in model.parameters():
         w.grad = torch.randn(w.shape, generator=torch.Generator().manual_seed(0))
-    ways = {
-        w: torch.optim.AdamW(model.parameters(), lr=1e-5, **more).step
-        for w, more in ((USUAL, {}), ('fused', dict(fused=True)))
+    runs = {
+        name: torch.optim.AdamW(model.parameters(), lr=1e-5, **more).step
+        for name, more in ((USUAL, {}), ('fused', dict(fused=True)))
     }
-    times = alternate(ways, rounds)
-    return rows + [row('AdamW', w, USUAL, t, times[USUAL]) for w, t in times.items()]
+    times = alternate(runs, rounds)
+    return rows + [row('AdamW', k, USUAL, t, times[USUAL]) for k, t in times.items()]
 
 
-def one_step(n, chunk):
-    """One step with `n` images, of which `chunk` are worked on at once; the gradients it leaves,
-    and its CPU time
+def one_step(n, micro_batch):
+    """One step with `n` images, of which `micro_batch` are worked on at once; the gradients it
+    leaves, and its CPU time
     """
     add_vit()
     # code is loaded before
-    our_steps('small-vit', *batch(32), 1, batch_size=16, chunk=chunk and 8)()
+    our_steps('small-vit', *batch(32), 1, batch_size=16, micro_batch=micro_batch and 8)()
     model = load_model('small-vit', None)
     images, table = batch(n // 2)
+    settings = TrainSettings(1, n // 2, progress=False, micro_batch=micro_batch)
 
     def run():
         start = time.process_time()
-        pretrain(
-            model,
-            images,
-            table,
-            steps=1,
-            batch_size=n // 2,
-            augmentation=OFF,
-            progress=False,
-            chunk=chunk,
-        )
-        return {k: w.grad.numpy() for k, w in model.named_parameters()}, time.process_time() - start
+        pretrain(model, images, table, settings=settings, augmentation=None)
+        took = time.process_time() - start
+        return {k: w.grad.numpy() for k, w in model.named_parameters()}, took
 
     return run
 
 
-def measure_memory(n, chunk):
-    found = {c: resident_peak(one_step, n, c) for c in (None, chunk)}
+def measure_memory(n, micro_batch):
+    found = {c: resident_peak(one_step, n, c) for c in (None, micro_batch)}
     (whole, (a, seconds)), (less, (b, longer)) = found.values()
     over = f'all {n:,} images'
     most = max(np.abs(a[k] - b[k]).max() for k in a) / max(np.abs(v).max() for v in a.values())
@@ -237,7 +222,7 @@ def measure_memory(n, chunk):
         ),
         dict(
             part='memory, ViT',
-            method=f'chunk={chunk}',
+            method=f'micro_batch={micro_batch}',
             over=over,
             ratio=longer / seconds,
             cpu_ms=longer * 1e3,
@@ -249,9 +234,10 @@ def measure_memory(n, chunk):
     ]
 
 
-def main(rounds=3, n=128, steps=10, large=1024, chunk=64, out=HERE / 'results' / 'step.csv'):
+def main(rounds=3, n=128, steps=10, large=1024, micro_batch=64, out=HERE / 'results' / 'step.csv'):
     add_vit()
-    rows = measure_steps(rounds, n, steps) + measure_parts(rounds, n) + measure_memory(large, chunk)
+    rows = measure_steps(rounds, n, steps) + measure_parts(rounds, n)
+    rows += measure_memory(large, micro_batch)
     columns = [
         'part',
         'method',

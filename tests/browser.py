@@ -1,6 +1,5 @@
 "A headless browser for the tests, and pages that write down what goes wrong on them"
 
-import sys
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -8,8 +7,9 @@ from pathlib import Path
 from threading import Thread
 from urllib.parse import urlsplit
 
+from set_up_browser import AXE, find_browser  # noqa: F401, for the tests
+
 ROOT = Path(__file__).resolve().parents[1]
-from set_up_browser import AXE, find_browser
 
 # no host but this machine can be found, so that a page that needs the network shows it
 FLAGS = [

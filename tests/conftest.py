@@ -12,6 +12,14 @@ import pytest
 from browser import FLAGS, ROOT, find_browser, serve, watch
 
 os.environ['CLEF_BF16'] = '0'
+# a test that takes one of these fixtures has this marker, so that `make check` can leave it out
+MARKED = {'browser': 'browser', 'page': 'browser', 'docs': 'site', 'site': 'site'}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        for marker in sorted({MARKED[f] for f in item.fixturenames if f in MARKED}):
+            item.add_marker(marker)
 
 
 # One for each file: while it runs, playwright's event loop is in the way of tests that start their

@@ -19,7 +19,7 @@ class Name:
     "A public name of the package"
 
     name: str  # such as `supcon`, `FrameTable` or `FrameTable.fold`
-    module: str  # such as `losses`
+    module: str  # such as `model.losses`
     kind: str  # function, class, method, property or value
     # first line of the docstring; of a value, the value and the comment after it
     summary: str
@@ -71,23 +71,64 @@ def _kind(node, name):
     return 'method' if '.' in name else 'function'
 
 
+def module_of(path):
+    "Name of a module inside the package, such as `model.losses`"
+    return '.'.join(path.relative_to(get_config().lib_path).with_suffix('').parts)
+
+
 def modules():
     "Path and one-line description of each module, in the order of the notebooks"
-    cfg = get_config()
-    said = re.compile(r'File to edit: \S*?([^/\s]+)\.ipynb')
+    said = re.compile(r'File to edit: (?:\.\./)*nbs/(\S+)\.ipynb')
+    homes = {}
+    for path in get_config().lib_path.rglob('*.py'):
+        text = path.read_text(encoding='utf-8')
+        home = said.search(text)
+        if home and not path.name.startswith('_'):
+            homes[path] = order(home[1]), _first_sentence(_summary(ast.parse(text)))
+    return {path: about for path, (_, about) in sorted(homes.items(), key=lambda item: item[1])}
 
-    def place(p):
-        return (said.search(p.read_text(encoding='utf-8')) or ['', p.stem])[1]
 
-    files = [
-        p
-        for p in cfg.lib_path.glob('*.py')
-        if not p.name.startswith('_') and said.search(p.read_text(encoding='utf-8'))
-    ]
-    return {
-        p: _first_sentence(_summary(ast.parse(p.read_text(encoding='utf-8'))))
-        for p in sorted(files, key=place)
-    }
+def order(notebook):
+    "Where a notebook stands: its wing in the sidebar's order, then its number"
+    sidebar = (get_config().nbs_path / 'sidebar.yml').read_text(encoding='utf-8')
+    place = sidebar.find(f'{notebook}.ipynb')
+    return (place if place >= 0 else len(sidebar), notebook)
+
+
+def _exported(tree):
+    "The names in `__all__`"
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', '') == '__all__':
+            return set(ast.literal_eval(node.value))
+    return set()
+
+
+def _defined(tree):
+    "(node, name) of what a module defines, members of classes too"
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            yield node, node.name
+            yield from _members(node)
+        elif isinstance(node, ast.FunctionDef):
+            yield node, patch_name(node)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            for target in targets:
+                for x in ast.walk(target):
+                    if isinstance(x, ast.Name) and isinstance(x.ctx, ast.Store):
+                        yield node, x.id
+
+
+def _described(node, name, module, lines, syms):
+    "The `Name` of a definition, but for its source"
+    if isinstance(node, (ast.Assign, ast.AnnAssign)):
+        summary = ' '.join(filter(None, _value(node, lines)))
+        return Name(name, module, 'value', summary, f'api.html#{module}.{name}', '')
+    full = f'{get_config().lib_path.name}.{module}'
+    fallback = f'{module.replace(".", "/")}.html#{name.lower()}'
+    place = syms.get(full, {}).get(f'{full}.{name}', (fallback, ''))[0]
+    summary = _first_sentence(_summary(node))
+    return Name(name, module, _kind(node, name), summary, place, '', _signature(node, name))
 
 
 def public():
@@ -95,56 +136,24 @@ def public():
     cfg, found = get_config(), []
     syms = runpy.run_path(cfg.lib_path / '_modidx.py')['d']['syms']
     for path in modules():
-        text, module, nodes = path.read_text(encoding='utf-8'), path.stem, []
-        exported, tree, lines = set(), ast.parse(text), text.splitlines()
-        for n in tree.body:
-            if isinstance(n, ast.Assign) and getattr(n.targets[0], 'id', '') == '__all__':
-                exported = set(ast.literal_eval(n.value))
-            elif isinstance(n, ast.ClassDef):
-                nodes += [(n, n.name), *_members(n)]
-            elif isinstance(n, ast.FunctionDef):
-                nodes.append((n, patch_name(n)))
-            elif isinstance(n, ast.Assign):
-                nodes += [
-                    (n, x.id)
-                    for t in n.targets
-                    for x in ast.walk(t)
-                    if isinstance(x, ast.Name) and isinstance(x.ctx, ast.Store)
-                ]
-        for node, name in nodes:
-            if name.split('.')[0] not in exported or '._' in name:
-                continue
-            source = (
-                f'{cfg.git_url}/blob/{cfg.branch}/{cfg.lib_path.name}/{path.name}#L{node.lineno}'
-            )
-            if isinstance(node, ast.Assign):
-                value, comment = _value(node, lines)
-                found.append(
-                    Name(
-                        name,
-                        module,
-                        'value',
-                        ' '.join(filter(None, [value, comment])),
-                        f'api.html#{module}.{name}',
-                        source,
-                    )
-                )
-            else:
-                place = syms.get(f'{cfg.lib_path.name}.{module}', {}).get(
-                    f'{cfg.lib_path.name}.{module}.{name}', (f'{module}.html#{name.lower()}', '')
-                )[0]
-                found.append(
-                    Name(
-                        name,
-                        module,
-                        _kind(node, name),
-                        _first_sentence(_summary(node)),
-                        place,
-                        source,
-                        _signature(node, name),
-                    )
-                )
+        text, module = path.read_text(encoding='utf-8'), module_of(path)
+        tree, lines = ast.parse(text), text.splitlines()
+        exported = _exported(tree)
+        file = f'{cfg.git_url}/blob/{cfg.branch}/{path.relative_to(cfg.config_path).as_posix()}'
+        for node, name in _defined(tree):
+            if name.split('.')[0] in exported and '._' not in name:
+                item = _described(node, name, module, lines, syms)
+                item.source = f'{file}#L{node.lineno}'
+                found.append(item)
     return found
+
+
+def _row(n):
+    "The line of a name in its module's table"
+    label = f'[`{n.name}`]({n.place})'
+    if n.kind == 'value':
+        label = f'<a id="{n.module}.{n.name}"></a>[`{n.name}`]({n.source})'
+    return f'| {label} | {n.summary.replace("|", chr(92) + "|")} |'
 
 
 def page():
@@ -153,38 +162,19 @@ def page():
     parts = [
         '---',
         'title: All names',
-        (
-            f'description: "Every public name of `{lib}`, module by module, with the first sentence'
-            ' of its documentation."'
-        ),
+        f'description: "Every public name of `{lib}`, module by module, with the first sentence of'
+        ' its documentation."',
         '---',
         '',
     ]
     for path, about in modules().items():
-        mine = [n for n in names if n.module == path.stem]
+        module = module_of(path)
+        mine = [n for n in names if n.module == module]
         if not mine:
             continue
-        home = next((n.place for n in mine if n.kind != 'value'), f'{path.stem}.html').partition(
-            '#'
-        )[0]
-        parts += [
-            f'## [{path.stem}]({home}) {{#{path.stem}}}',
-            '',
-            f'{about}.',
-            '',
-            '::: {.api}',
-            '',
-            '| name | what it is |',
-            '|---|---|',
-        ]
-        for n in mine:
-            label = (
-                f'[`{n.name}`]({n.place})'
-                if n.kind != 'value'
-                else f'<a id="{n.module}.{n.name}"></a>[`{n.name}`]({n.source})'
-            )
-            parts.append(f'| {label} | {n.summary.replace("|", chr(92) + "|")} |')
-        parts += ['', ':::', '']
+        home = f'{module.replace(".", "/")}.html'
+        parts += [f'## [{module}]({home}) {{#{module}}}', '', f'{about}.', '', '::: {.api}', '']
+        parts += ['| name | what it is |', '|---|---|', *map(_row, mine), '', ':::', '']
     return '\n'.join(parts)
 
 

@@ -19,6 +19,7 @@ from execnb.nbio import read_nb, write_nb
 from nbdev.config import get_config
 from nbdev.process import NBProcessor
 from nbdev.quarto import proc_nbs, refresh_quarto_yml
+from redirects import write_redirects
 from site_pages import finish
 
 NOTE = '<!-- This file is written from nbs/{} by `make export`. Change the notebook. -->'
@@ -35,7 +36,7 @@ def outputs(cell, where):
         data = o.get('data', {})
         if any(k.startswith('image/') for k in data):
             raise ValueError(
-                f'{where} shows a picture that README.md cannot carry. Save it in nbs/images/,'
+                f'{where} shows an image that README.md cannot carry. Save it in nbs/images/,'
                 ' refer to it from a Markdown cell, and mark the code cell `#| hide`.'
             )
         if o.get('name') == 'stderr':
@@ -68,11 +69,13 @@ def readme(index):
                 target = target[0] or target[1]
                 if '://' not in target and not (index.parent.parent / target).exists():
                     raise FileNotFoundError(
-                        f'{index.name} refers to the picture {target}, which is not there.'
+                        f'{index.name} refers to the image {target}, which is not there.'
                     )
             parts.append(source)
         elif cell.cell_type == 'code':
-            code = '\n'.join(l for l in cell.source.splitlines() if not l.startswith('#|')).strip()
+            code = '\n'.join(
+                line for line in cell.source.splitlines() if not line.startswith('#|')
+            ).strip()
             if flags.get('echo:') != ['false'] and 'hide_input' not in flags:
                 parts.append(f'```python\n{code}\n```')
             if flags.get('output:') != ['false']:
@@ -157,6 +160,20 @@ def present(sidebar, pages, proc):
     return re.sub(r'^ *- text: (.*)\n *href: (.*)\n', known, sidebar, flags=re.M)
 
 
+def relative(text, folder, site, blob):
+    "Prose of a page in `folder`: links into the repository lead to GitHub, own ones have no host"
+    up = '../' * len(folder.parts)
+
+    def local(m):
+        path = posixpath.normpath(posixpath.join(folder.as_posix(), m[2]))
+        return m[1] + (f'{blob}/{path[3:]}' if path.startswith('../') else m[2])
+
+    if text.startswith('---'):
+        text = re.sub(r'^output-file:.*\n', '', text, flags=re.M)
+    text = LOCAL.sub(local, text)
+    return text.replace(f']({site}/', f']({up}').replace(f'href="{site}/', f'href="{up}')
+
+
 def name_pages(proc, site, blob):
     """Give each page the name in its `output-file`, which Quarto reads and smalldocs does not;
     point links at those names
@@ -176,25 +193,9 @@ def name_pages(proc, site, blob):
         return pattern.sub(lambda m: renamed.get(m[0], m[0]), text)
 
     for old, new in pages.items():
-        nb, up = read_nb(old), '../' * (len(old.relative_to(proc).parts) - 1)
-
-        def local(m):
-            path = posixpath.normpath(posixpath.join(old.relative_to(proc).parent.as_posix(), m[2]))
-            return m[1] + (f'{blob}/{path[3:]}' if path.startswith('../') else m[2])
-
-        def edit(text):
-            text = (
-                re.sub(r'^output-file:.*\n', '', text, flags=re.M)
-                if text.startswith('---')
-                else text
-            )
-            return (
-                LOCAL.sub(local, rename(text))
-                .replace(f']({site}/', f']({up}')
-                .replace(f'href="{site}/', f'href="{up}')
-            )
-
-        edit_text(nb, edit)
+        nb = read_nb(old)
+        folder = old.relative_to(proc).parent
+        edit_text(nb, lambda text, folder=folder: rename(relative(text, folder, site, blob)))
         join_prints(nb)
         old.unlink()
         write_nb(nb, new)
@@ -223,6 +224,7 @@ def site():
     shutil.move(proc / cfg.doc_path.name, cfg.doc_path)
     shutil.rmtree(proc)
     finish(cfg.doc_path)
+    write_redirects(cfg.doc_path)
     print(
         f'{len(list(cfg.doc_path.rglob("*.html")))} pages in {cfg.doc_path.name}/; start at'
         f' {cfg.doc_path.name}/index.html'

@@ -1,4 +1,4 @@
-"""Are the modules what the notebooks export, and are the notebooks clean?
+"""Are the modules what the notebooks export, are the notebooks clean, and the tables copied?
 
 nbdev works on a copy, so a change made by hand is reported and never overwritten.
 """
@@ -9,6 +9,8 @@ import sys
 import tempfile
 from configparser import ConfigParser
 from pathlib import Path
+
+import tables
 
 MEND = (
     'Put the change into the notebook, run `make export`, and commit notebook and module together.'
@@ -41,7 +43,9 @@ def same(a, b):
 
 
 def out_of_step(root):
-    "One line for each notebook that is not clean and each module that differs from its notebook"
+    """One line for each notebook that is not clean, each module that differs from its notebook, and
+    each table that differs from its original
+    """
     root = Path(root).resolve()
     nbs, lib = layout(root)
     with tempfile.TemporaryDirectory() as tmp:
@@ -78,6 +82,7 @@ def out_of_step(root):
                 for p in sorted(fresh & there)
                 if not same(root / lib / p, copy / lib / p)
             ]
+            + tables.stale(root, lib)
         )
 
 

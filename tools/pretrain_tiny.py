@@ -13,6 +13,7 @@ import math
 import os
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,9 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
-from clef_nb.faces import sequences as synthface
-from clef_nb.model.augment import augment, to_float
+from clef_nb.datasets.files import write_atomically
+from clef_nb.faces.captions import captioned_faces
+from clef_nb.model.augment import Augmentation, to_float
 from clef_nb.model.losses import image_text
 from clef_nb.model.towers import (
     embed_images,
@@ -35,6 +37,15 @@ from clef_nb.model.towers import (
 
 ASSET = Path(__file__).resolve().parent.parent / 'clef_nb' / 'assets' / 'clef-tiny.safetensors'
 HELD_OUT = 900_000  # seed of the faces that are looked at but never trained on
+GENTLE = Augmentation(
+    scale=(0.85, 1.0),
+    rotate=5.0,
+    flip=0.0,
+    brightness=0.15,
+    contrast=0.15,
+    saturation=0.15,
+    grey=0.0,
+)
 QUESTIONS = {  # question: words that a caption of the class contains, prompt
     'glasses': [('glasses', 'a photo of a person with glasses'), (None, 'a photo of a person')],
     'smiling': [
@@ -53,23 +64,19 @@ QUESTIONS = {  # question: words that a caption of the class contains, prompt
 }
 
 
-def captioned(n, seed, folder, chunk=2000):
-    """`synthface.captioned` in chunks, kept in a memory-mapped file: (uint8 [n, 64, 64, 3],
-    captions)
-    """
+def captioned(n, seed, folder, part=2000):
+    """`captioned_faces` in parts, kept in a memory-mapped file: (uint8 [n, 64, 64, 3], captions)"""
     images, captions = folder / f'images-{n}-{seed}.npy', folder / f'captions-{n}-{seed}.json'
     if not captions.exists():
-        part, texts = images.with_suffix('.part'), []
-        out = np.lib.format.open_memmap(part, 'w+', np.uint8, (n, 64, 64, 3))
-        for i in tqdm(range(0, n, chunk), desc='rendering', unit='chunk'):
-            k = min(chunk, n - i)
-            out[i : i + k], t = synthface.captioned(
-                k, seed=seed + i // chunk, size=64, per_subject=8
-            )
-            texts += t
-        out.flush()
-        del out
-        os.replace(part, images)
+        texts = []
+        with write_atomically(images) as file:
+            out = np.lib.format.open_memmap(file, 'w+', np.uint8, (n, 64, 64, 3))
+            for i in tqdm(range(0, n, part), desc='rendering', unit='part'):
+                k = min(part, n - i)
+                out[i : i + k], t = captioned_faces(k, seed + i // part, size=64, per_subject=8)
+                texts += t
+            out.flush()
+            del out
         captions.write_text(json.dumps(texts))
     return np.load(images, mmap_mode='r'), json.loads(captions.read_text())
 
@@ -103,89 +110,97 @@ def zero_shot(model, images, captions):
     return out
 
 
-def main(argv=None):
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    p.add_argument('--minutes', type=float, default=38, help='training time, without rendering')
-    p.add_argument('--images', type=int, default=60_000, help='faces to render')
-    p.add_argument('--batch', type=int, default=384)
-    p.add_argument('--lr', type=float, default=1.5e-3)
-    p.add_argument('--seed', type=int, default=1000, help='first seed of the faces')
-    p.add_argument('--threads', type=int, default=os.cpu_count())
-    p.add_argument(
-        '--cache',
-        type=Path,
-        default=Path(tempfile.gettempdir()) / 'clef-pretrain',
-        help='folder for the rendered faces',
-    )
-    p.add_argument('--out', type=Path, default=ASSET)
-    a = p.parse_args(argv)
-    torch.set_num_threads(a.threads)
-    torch.manual_seed(0)
-    a.cache.mkdir(parents=True, exist_ok=True)
-    images, captions = captioned(a.images, a.seed, a.cache)
-    held = captioned(3000, HELD_OUT, a.cache)
+@dataclass
+class Captions:
+    "The different captions of the training images, as tokens"
 
-    texts, which = np.unique(captions, return_inverse=True)
-    model = load_model('clef-tiny', pretrained=None)
-    tokens = tokenize(model, texts.tolist())
-    lengths = (tokens != 0).sum(1)
-    used = torch.unique(torch.cat([tokens.flatten(), torch.arange(49406, 49408)])).tolist()
-    print(
-        f'{len(images):,} faces, {len(texts):,} different captions of up to {int(lengths.max())}'
-        f' tokens, {len(used)} tokens in use'
-    )
+    which: np.ndarray  # [n], the caption of each image
+    tokens: torch.Tensor  # [K, L]
+    lengths: torch.Tensor  # [K]
+
+    @classmethod
+    def read(cls, model, captions):
+        texts, which = np.unique(captions, return_inverse=True)
+        tokens = tokenize(model, texts.tolist())
+        return cls(which, tokens, (tokens != 0).sum(1))
+
+    @property
+    def used(self):
+        "Ids of the tokens in use, with the two markers"
+        markers = torch.arange(49406, 49408)
+        return torch.unique(torch.cat([self.tokens.flatten(), markers])).tolist()
+
+
+def make_optimiser(model, lr):
     decay = [w for k, w in model.named_parameters() if w.ndim > 1 and 'embedding' not in k]
     rest = [w for k, w in model.named_parameters() if w.ndim < 2 or 'embedding' in k]
-    optimiser = torch.optim.AdamW(
-        [dict(params=decay, weight_decay=0.05), dict(params=rest, weight_decay=0)],
-        lr=a.lr,
-        betas=(0.9, 0.98),
-        fused=True,
-    )
-    generator, order = torch.Generator().manual_seed(0), np.random.default_rng(0)
-    start = said = kept = time.time()
-    step, seen, loss_mean, right = 0, 0, None, 0.0
-    queue = np.zeros(0, dtype=int)
-    model.train()
-    while (done := (time.time() - start) / 60 / a.minutes) < 1:
-        for g in optimiser.param_groups:
-            g['lr'] = (
-                a.lr * min(1, (step + 1) / 100) * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
-            )
-        if len(queue) < a.batch:
-            queue = np.concatenate([queue, order.permutation(len(images))])
-        rows, queue = np.sort(queue[: a.batch]), queue[a.batch :]
-        x = augment(
-            to_float(torch.from_numpy(images[rows])),
-            generator,
-            scale=(0.85, 1.0),
-            rotate=5.0,
-            flip=0.0,
-            brightness=0.15,
-            contrast=0.15,
-            saturation=0.15,
-            grey=0.0,
-        )
-        # one text each: the same caption twice is a positive, not a negative
-        unique, labels = np.unique(which[rows], return_inverse=True)
-        z = F.normalize(model.encode_image(model_input(model, x)), dim=-1)
-        t = F.normalize(encode_texts(model, tokens[unique], lengths[unique]), dim=-1)
-        labels = torch.from_numpy(labels)
-        loss = image_text(z, t, labels, model.logit_scale.exp())
-        if not torch.isfinite(loss):
-            raise SystemExit(f'the loss is {loss.item()} at step {step}; try a lower --lr')
+    groups = [dict(params=decay, weight_decay=0.05), dict(params=rest, weight_decay=0)]
+    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=True)
+
+
+def batches(n, size):
+    "Sorted rows of batches, epoch after epoch, without end"
+    order, queue = np.random.default_rng(0), np.zeros(0, dtype=int)
+    while True:
+        if len(queue) < size:
+            queue = np.concatenate([queue, order.permutation(n)])
+        yield np.sort(queue[:size])
+        queue = queue[size:]
+
+
+def rate(step, done):
+    "Share of the highest learning rate; `done` is the share of the time that has passed"
+    return min(1, (step + 1) / 100) * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
+
+
+def train_step(model, optimiser, images, captions, rows, generator):
+    "(loss, share of the images whose caption is the nearest)"
+    x = to_float(torch.from_numpy(images[rows]))
+    x = GENTLE(x, GENTLE.sample(len(x), generator))
+    # one text each: the same caption twice is a positive, not a negative
+    unique, labels = np.unique(captions.which[rows], return_inverse=True)
+    z = F.normalize(model.encode_image(model_input(model, x)), dim=-1)
+    t = encode_texts(model, captions.tokens[unique], captions.lengths[unique])
+    t = F.normalize(t, dim=-1)
+    labels = torch.from_numpy(labels)
+    loss = image_text(z, t, labels, model.logit_scale.exp())
+    if torch.isfinite(loss):
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         with torch.no_grad():
             model.logit_scale.clamp_(0, math.log(100))
-            hit = ((z @ t.T).argmax(1) == labels).float().mean().item()
+    hit = ((z @ t.T).argmax(1) == labels).float().mean()
+    return loss.item(), hit.item()
+
+
+def smooth(mean, value):
+    return value if mean is None else 0.98 * mean + 0.02 * value
+
+
+def show_held_out(model, held, where='held out:'):
+    print(where, {k: round(v, 3) for k, v in zero_shot(model, *held).items()}, flush=True)
+
+
+def train(model, images, captions, held, args):
+    "Train for `args.minutes`"
+    optimiser = make_optimiser(model, args.lr)
+    generator = torch.Generator().manual_seed(0)
+    rows_of = batches(len(images), args.batch)
+    loss_mean = right = None
+    step = seen = 0
+    start = said = kept = time.time()
+    model.train()
+    while (done := (time.time() - start) / 60 / args.minutes) < 1:
+        for group in optimiser.param_groups:
+            group['lr'] = args.lr * rate(step, done)
+        rows = next(rows_of)
+        loss, hit = train_step(model, optimiser, images, captions, rows, generator)
+        if not math.isfinite(loss):
+            raise SystemExit(f'the loss is {loss} at step {step}; try a lower --lr')
         step += 1
         seen += len(rows)
-        loss_mean = loss.item() if loss_mean is None else 0.98 * loss_mean + 0.02 * loss.item()
-        right = hit if step == 1 else 0.98 * right + 0.02 * hit
+        loss_mean, right = smooth(loss_mean, loss), smooth(right, hit)
         if time.time() - said > 30:
             said = time.time()
             print(
@@ -196,19 +211,43 @@ def main(argv=None):
             )
         if time.time() - kept > 300:
             kept = time.time()
-            export_half(model, a.cache / 'checkpoint.safetensors', used)
-            print(
-                'held out:',
-                {k: round(v, 3) for k, v in zero_shot(model, *held).items()},
-                flush=True,
-            )
+            export_half(model, args.cache / 'checkpoint.safetensors', captions.used)
+            show_held_out(model, held)
     print(f'{step} steps, {seen:,} image passes, loss {loss_mean:.3f}')
-    export_half(model, a.out, used)
-    print(f'{a.out}: {a.out.stat().st_size / 1e6:.2f} MB')
-    print(
-        'held out, from the file:',
-        {k: round(v, 3) for k, v in zero_shot(load_model('clef-tiny', a.out), *held).items()},
+
+
+def options(argv=None):
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    p.add_argument('--minutes', type=float, default=38, help='training time, without rendering')
+    p.add_argument('--images', type=int, default=60_000, help='faces to render')
+    p.add_argument('--batch', type=int, default=384)
+    p.add_argument('--lr', type=float, default=1.5e-3)
+    p.add_argument('--seed', type=int, default=1000, help='first seed of the faces')
+    p.add_argument('--threads', type=int, default=os.cpu_count())
+    cache = Path(tempfile.gettempdir()) / 'clef-pretrain'
+    p.add_argument('--cache', type=Path, default=cache, help='folder for the rendered faces')
+    p.add_argument('--out', type=Path, default=ASSET)
+    return p.parse_args(argv)
+
+
+def main(argv=None):
+    args = options(argv)
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    images, captions = captioned(args.images, args.seed, args.cache)
+    held = captioned(3000, HELD_OUT, args.cache)
+    model = load_model('clef-tiny', pretrained=None)
+    captions = Captions.read(model, captions)
+    print(
+        f'{len(images):,} faces, {len(captions.tokens):,} different captions of up to'
+        f' {int(captions.lengths.max())} tokens, {len(captions.used)} tokens in use'
+    )
+    train(model, images, captions, held, args)
+    export_half(model, args.out, captions.used)
+    print(f'{args.out}: {args.out.stat().st_size / 1e6:.2f} MB')
+    show_held_out(load_model('clef-tiny', args.out), held, 'held out, from the file:')
 
 
 if __name__ == '__main__':

@@ -15,7 +15,7 @@ KATEX_CDN = re.compile(r'https://cdn\.jsdelivr\.net/npm/katex@[\d.]+/dist/(?:con
 FONT_IMPORT = re.compile(r'@import url\(https?://[^)]*\);?')
 CALL = re.compile(r'([A-Za-z_][\w.]*)(\(.*\))?', re.S)
 # of two functions with one name, the one that is meant where nothing else tells
-MEANT = {'align': 'stages'}
+MEANT = {'align': 'model.stages'}
 # functions whose names are also columns, arguments or values: without brackets they are linked only
 # where the page has the function
 WORDS = {'activities', 'device', 'identity', 'people', 'sequence', 'train'}
@@ -26,7 +26,7 @@ CODE = re.compile(r'(<code class="sourceCode[^>]*>)(.*?)(</code>)', re.S)
 
 def code_lines(m):
     "Each line of code in a span that knows its indent, so that a long line can go on below itself"
-    # `cached_model` is a span that the line before left open, as a docstring of several lines does
+    # `kept` is a span that the line before left open, as a docstring of several lines does
     lines, kept = m[2].split('\n'), ''
     for i, line in enumerate(lines):
         indent = len(line) - len(line.lstrip(' '))
@@ -69,13 +69,21 @@ class Names:
             return
         name = m[1].removeprefix(f'{self.lib}.')
         if name not in self.all:
-            module, _, name = name.partition('.')
-            return self.all.get(name, {}).get(module)
+            return self.qualified(name)
         found = self.all[name]
         here = next((found[w] for w in nearby if w in found), None)
         if here or name in WORDS and not m[2]:
             return here
         return found.get(MEANT.get(name)) or next(iter(found.values()))
+
+    def qualified(self, path):
+        "The public name behind a path such as `model.losses.supcon` or `losses.supcon`"
+        parts = path.split('.')
+        for i in range(1, len(parts)):
+            module, name = '.'.join(parts[:i]), '.'.join(parts[i:])
+            for home, found in self.all.get(name, {}).items():
+                if home == module or home.endswith(f'.{module}'):
+                    return found
 
     def members(self, cls):
         return [
@@ -89,9 +97,14 @@ class Names:
 def nearby(page, text, lib):
     "The module of a page, then those it imports from"
     return [
-        Path(page).stem,
-        *dict.fromkeys(re.findall(rf'from {lib}\.(\w+) import', re.sub(r'<[^>]*>', '', text))),
+        page.removesuffix('.html').replace('/', '.'),
+        *dict.fromkeys(re.findall(rf'from {lib}\.([\w.]+) import', re.sub(r'<[^>]*>', '', text))),
     ]
+
+
+def module_behind(link):
+    "The module on whose page a link's target stands"
+    return link['href'].partition('#')[0].removesuffix('.html').replace('/', '.')
 
 
 def add_members(soup, names, page):
@@ -148,7 +161,7 @@ def link_names(soup, names, page, text):
             continue
         n = names.find(
             code.get_text(),
-            [Path(link['href'].partition('#')[0]).stem] if link and page == 'api.html' else near,
+            [module_behind(link)] if link and page == 'api.html' else near,
         )
         if link and link.get_text() == code.get_text():
             # a word that is no name here, or a private function, which has no place on a page

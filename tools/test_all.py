@@ -1,10 +1,12 @@
 """All checks of the project, one after the other; the last line says `N passed, N failed`.
 
-N counts checks (modules in step with notebooks, README.md fresh), notebooks and tests. Every step
-is taken, also after one that failed. With CI set, one more check: the run left the files of the
-repository as they were.
+N counts checks (format, lint, modules in step with notebooks, README.md fresh), notebooks and
+tests. Every step is taken, also after one that failed. With CI set, one more check: the run left
+the files of the repository as they were. `--quick` leaves out the notebooks and the tests that are
+slow, need a browser or build the site.
 """
 
+import argparse
 import os
 import re
 import signal
@@ -20,6 +22,7 @@ from build_docs import stale_readme
 from check_in_step import MEND, layout, nbdev_command, out_of_step, sources
 
 NOTEBOOK_MINUTES, TEST_MINUTES = 40, 30
+QUICK = 'not slow and not browser and not site'
 
 
 def run(command, minutes, **env):
@@ -93,14 +96,20 @@ def notebooks(root):
     return len(names) - len(failed), len(failed)
 
 
-def tests(root):
+def ruff(*arguments):
+    "What ruff complains of"
+    done = subprocess.run(
+        [sys.executable, '-m', 'ruff', *arguments], capture_output=True, text=True, encoding='utf-8'
+    )
+    return [done.stdout + done.stderr] if done.returncode else []
+
+
+def tests(root, quick=False):
     "Count tests by pytest"
     with tempfile.TemporaryDirectory() as tmp:
         report = Path(tmp) / 'tests.xml'
-        code, _ = run(
-            [sys.executable, '-m', 'pytest', '-q', '-rs', 'tests', f'--junitxml={report}'],
-            TEST_MINUTES,
-        )
+        command = [sys.executable, '-m', 'pytest', '-q', '-rs', 'tests', f'--junitxml={report}']
+        code, _ = run(command + ['-m', QUICK] * quick, TEST_MINUTES)
         cases = list(ET.parse(report).iter('testcase')) if report.exists() else []
     bad = sum(c.find('failure') is not None or c.find('error') is not None for c in cases)
     skipped = sum(c.find('skipped') is not None for c in cases)
@@ -115,24 +124,34 @@ def git_status():
     ).stdout.splitlines()
 
 
+def steps(root, quick):
+    "(title, function that counts) of each step"
+    yield 'Format', lambda: check(ruff('format', '--check', '--quiet'), 'Run `make format`.')
+    yield 'Lint', lambda: check(ruff('check', '--output-format', 'concise'))
+    yield 'Notebooks and modules in step', lambda: check(out_of_step(root), MEND)
+    yield 'README.md fresh', lambda: check(stale_readme(root))
+    if not quick:
+        yield 'Notebooks', lambda: notebooks(root)
+    if (root / 'tests').exists():
+        yield 'Tests', lambda: tests(root, quick)
+
+
 def main():
     "Run every step"
-    root = Path.cwd()
-    before = git_status()
-    steps = [
-        ('Notebooks and modules in step', lambda: check(out_of_step(root), MEND)),
-        ('README.md fresh', lambda: check(stale_readme(root))),
-        ('Notebooks', lambda: notebooks(root)),
-    ]
-    if (root / 'tests').exists():
-        steps.append(('Tests', lambda: tests(root)))
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument('--quick', action='store_true', help='no notebooks, no slow tests')
+    quick, root = parser.parse_args().quick, Path.cwd()
+    before, todo = git_status(), list(steps(root, quick))
     # elsewhere somebody may be at work meanwhile
     if os.environ.get('CI'):
-        steps.append(
-            ('Files left as they were', lambda: check([f for f in git_status() if f not in before]))
+        todo.append(
+            (
+                'Files left as they were',
+                lambda: check([f for f in git_status() if f not in before]),
+            )
         )
     passed = failed = 0
-    for title, step in steps:
+    for title, step in todo:
         print(f'\n== {title}', flush=True)
         try:
             good, bad = step()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .frames import FrameTable
 from .recordings import _tasks, bp4d_folds
+from .registry import register_dataset
 from .texts import BP4D_PARTS, activity_texts
 from .twins import _in_turn, _write_tasks
 from ..faces.sequences import ACTIVITY_AUS
@@ -78,6 +79,12 @@ def write_bp4d(
     )
 
 # %% ../../nbs/datasets/07_bp4d.ipynb #bp4d
+@register_dataset(
+    'bp4d',
+    write=write_bp4d,
+    twin=dict(n_subjects=41, frames_per_sequence=24),
+    passes=5,
+)
 def bp4d(
     # folder with F001, …, M018 and AUCoding; None takes the environment variable CLEF_BP4D
     root: str | Path | None = None,

@@ -12,6 +12,7 @@ import numpy as np
 
 from .frames import FrameTable
 from .recordings import _tasks
+from .registry import register_dataset
 from .texts import BP4D_PLUS_CODED, BP4D_PLUS_SUBJECTS, activity_texts
 from .twins import _in_turn, _write_tasks
 from ..faces.sequences import ACTIVITY_AUS
@@ -118,6 +119,12 @@ def _plus_folds(folds, seed, there):
     return [[s for s in f if s in there] for f in lists]
 
 
+@register_dataset(
+    'bp4d_plus',
+    write=write_bp4d_plus,
+    twin=dict(n_subjects=36, frames_per_sequence=24),
+    passes=5,
+)
 def bp4d_plus(
     # folder with AUCoding and with F001, …, M058 (or 2D+3D/F001, …); None takes the environment
     # variable CLEF_BP4D_PLUS

@@ -25,6 +25,7 @@ from clef_nb.datasets.recordings import (
     _whole,
     disfa_folds,
 )
+from .registry import register_dataset
 from .texts import DISFA_AUS, DISFA_CODED, DISFA_PARTS
 from .twins import _in_turn, _save, _within, _write_twin
 from ..faces.people import sample_subject
@@ -306,6 +307,13 @@ def _camera_folders(root, camera):
     return found[True] or found[False]
 
 # %% ../../nbs/datasets/09_disfa.ipynb #disfa
+@register_dataset(
+    'disfa',
+    write=write_disfa,
+    twin=dict(n_subjects=27, frames_per_subject=160),
+    passes=5,
+    check_options=('camera', 'first_image'),
+)
 def disfa(
     # folder with ActionUnit_Labels and the frames; None takes the environment variable CLEF_DISFA
     root: str | Path | None = None,

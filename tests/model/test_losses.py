@@ -12,16 +12,25 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clef_nb.model import losses
+from clef_nb.model import losses_fast
 from clef_nb.model.losses import (
     au_loss,
-    clip_loss,
+    check_two_sides,
+    check_unit_rows,
     expression_loss,
-    image_text,
-    name_description,
+    image_text_readable,
+    multi_positive_loss,
+    name_description_readable,
     positive_weights,
-    supcon,
+    supcon_readable,
+    warn_once,
 )
+from clef_nb.model.losses_fast import image_text, name_description, supcon
+
+
+def clip(z, t, scale, **kw):
+    "CLIP's loss: a text for each image"
+    return image_text(z, t, torch.arange(len(z)), scale, **kw)
 
 
 def unit(*shape, seed=0, dtype=torch.float64):
@@ -32,7 +41,7 @@ def unit(*shape, seed=0, dtype=torch.float64):
 
 @pytest.fixture(autouse=True)
 def fresh():
-    losses._say_once.cache_clear()
+    warn_once.cache_clear()
 
 
 def log_sum(x):
@@ -59,7 +68,7 @@ def slow_image_text(z, t, labels, scale):
     each = []
     to_text = sum(log_sum(s[i]) - s[i][k] for i, k in enumerate(labels)) / len(z)
     for k in sorted(set(labels)):
-        own = [i for i, l in enumerate(labels) if l == k]
+        own = [i for i, label in enumerate(labels) if label == k]
         each.append(sum(log_sum([r[k] for r in s]) - s[i][k] for i in own) / len(own))
     return (to_text + sum(each) / len(each)) / 2
 
@@ -98,6 +107,28 @@ def test_equal_to_the_loops(seed):
     assert au_loss(
         cos, torch.from_numpy(y), 3.0, torch.from_numpy(bias), torch.from_numpy(w)
     ).item() == pytest.approx(np.nanmean(-(w * y * np.log(p) + (1 - y) * np.log(1 - p))), rel=1e-10)
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('temperature', [0.01, 0.1, 1.0])
+@pytest.mark.parametrize('seed', range(4))
+def test_fast_and_readable_forms_are_equal(seed, temperature, dtype):
+    g = torch.Generator().manual_seed(seed)
+    n, k = int(torch.randint(2, 40, (1,), generator=g)), int(torch.randint(1, 9, (1,), generator=g))
+    z, t = unit(n, 6, seed=seed).to(dtype), unit(k, 6, seed=seed + 9).to(dtype)
+    u, labels = unit(k, 6, seed=7).to(dtype), torch.randint(0, k, (n,), generator=g)
+    labels[0] = labels[1]
+    # rounding of a cosine is multiplied by 1/temperature
+    close = {torch.float64: 1e-11, torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype] / temperature
+    pairs = [
+        (supcon(z, labels, temperature), supcon_readable(z, labels, temperature)),
+        (name_description(t, u, 1 / temperature), name_description_readable(t, u, 1 / temperature)),
+    ]
+    for symmetric in True, False:
+        given = t, labels, 1 / temperature, symmetric
+        pairs.append((image_text(z, *given), image_text_readable(z, *given)))
+    for fast, readable in pairs:
+        assert fast.item() == pytest.approx(readable.item(), rel=close, abs=close)
 
 
 def test_order_and_rotation_do_not_matter():
@@ -173,13 +204,13 @@ def test_nothing_coded():
         torch.zeros(3, requires_grad=True),
         torch.tensor(5.0, requires_grad=True),
     )
-    with pytest.warns(UserWarning, match='no cell of the batch is coded'):
+    with pytest.warns(UserWarning, match='no entry of the batch is coded'):
         loss = au_loss(cos, torch.full((4, 3), torch.nan), scale, bias)
     loss.backward()
     assert loss.item() == 0 and all((p.grad == 0).all() for p in (cos, bias, scale))
 
 
-def test_an_uncoded_cell_pulls_nothing_whatever_it_says():
+def test_an_uncoded_entry_pulls_nothing_whatever_it_says():
     cos, y = unit(6, 4, dtype=torch.float32), torch.ones(6, 4)
     y[2, 1] = torch.nan
     a = cos.clone().requires_grad_()
@@ -236,7 +267,7 @@ def test_autocast_does_not_touch_the_products():
 
 @pytest.mark.parametrize('d', [2, 3, 16, 512, 4096])
 def test_unit_rows_in_bfloat16_pass(d):
-    losses._unit(
+    check_unit_rows(
         F.normalize(
             torch.randn(2000, d, generator=torch.Generator().manual_seed(d)).bfloat16(), dim=1
         ),
@@ -314,9 +345,18 @@ def with_(x, i, v):
         (lambda: supcon(torch.ones(6, 4, dtype=torch.int64), L), 'not torch.int64'),
         (lambda: supcon(Z[:, :0], L), 'z is empty'),
         (lambda: supcon(Z[:0], L[:0]), 'z is empty'),
-        (lambda: supcon(Z, L[:5]), 'labels must be 6 whole numbers'),
-        (lambda: supcon(Z, L[:, None]), 'labels must be 6 whole numbers'),
+        (lambda: supcon(Z, L[:5]), 'labels must be 6 integers'),
+        (lambda: supcon(Z, L[:, None]), 'labels must be 6 integers'),
         (lambda: supcon(Z, L * 1.0), 'not torch.float32'),
+        (lambda: supcon(Z, L, operands=torch.int8), 'operands is torch.int8'),
+        (lambda: supcon(Z, L, recompute='yes'), "recompute is 'yes'"),
+        (lambda: supcon_readable(Z * 2, L), 'row 0 of z has length 2'),
+        (lambda: supcon_readable(Z, L[:5]), 'labels must be 6 integers'),
+        (lambda: supcon_readable(Z, L, 0.0), 'temperature is 0; it must be a positive number'),
+        (lambda: image_text_readable(Z, T, L + 1, 1.0), r'labels\[4\] is 3; it must lie between'),
+        (lambda: image_text_readable(Z, T[:, :3], L, 1.0), 'row 0 of t has length'),
+        (lambda: image_text_readable(Z, T, L, -1), 'scale is -1'),
+        (lambda: name_description_readable(Z, T, 1.0), '6 names and 3 descriptions'),
         (lambda: supcon(Z, L, -0.1), 'temperature is -0.1'),
         (lambda: supcon(Z, L, math.nan), 'temperature is nan'),
         (lambda: supcon(Z, L, math.inf), 'temperature is inf'),
@@ -353,9 +393,12 @@ def with_(x, i, v):
             lambda: au_loss(COS, Y, 1.0, 0.0, torch.tensor([1.0, math.inf, 1.0])),
             r'pos_weight\[1\] is inf',
         ),
+        (lambda: multi_positive_loss(COS, Y, 1.0), r'targets are \[6, 3\] and cos \[6, 2\]'),
+        (lambda: multi_positive_loss(COS, Y[:, :2] + 1, 1.0), 'it must be 0, 1, or nan'),
+        (lambda: multi_positive_loss(COS * 9, Y[:, :2], 1.0), 'a cosine lies between'),
         (lambda: expression_loss(COS, with_(L, 1, 3), 1.0), r'target\[1\] is 3'),
         (lambda: expression_loss(COS * 9, L, 1.0), 'a cosine lies between'),
-        (lambda: expression_loss(COS, L[:2], 1.0), 'target must be 6 whole numbers'),
+        (lambda: expression_loss(COS, L[:2], 1.0), 'target must be 6 integers'),
         (lambda: positive_weights(torch.ones(3)), 'targets must be'),
     ],
 )
@@ -428,12 +471,12 @@ EACH = {
         lambda z, t, h, **kw: image_text(z, t[:9], MIXED, h, **kw),
         lambda z, t, h: plain_image_text(z, t[:9], MIXED, h),
     ),
-    'image_text, one way': (
+    'image_text, asymmetric': (
         lambda z, t, h, **kw: image_text(z, t[:9], MIXED, h, symmetric=False, **kw),
         lambda z, t, h: plain_image_text(z, t[:9], MIXED, h, False),
     ),
-    'clip_loss': (
-        lambda z, t, h, **kw: clip_loss(z, t, h, **kw),
+    'CLIP': (
+        lambda z, t, h, **kw: clip(z, t, h, **kw),
         lambda z, t, h: plain_clip(z, t, h),
     ),
 }
@@ -463,7 +506,7 @@ def error(a, b):
 @pytest.mark.parametrize('scale', [1.0, 10.0, 30.0, 41.0, 100.0])
 @pytest.mark.parametrize('name', EACH)
 def test_blocks_equal_the_plain_formula(monkeypatch, name, scale, rows):
-    monkeypatch.setattr(losses, '_rows', lambda x: rows)
+    monkeypatch.setattr(losses_fast, '_rows', lambda x: rows)
     ours, plain = EACH[name]
     exact = measured(plain, scale, grad=-3.0)
     kept, again = (
@@ -496,18 +539,24 @@ def test_any_layout_in_memory(name, layout):
 @pytest.mark.parametrize('recompute', [True, False])
 def test_pairs_across_blocks(monkeypatch, scale, recompute):
     "So many texts that few images fit into a block"
-    monkeypatch.setattr(losses, '_rows', lambda x: 1)
+    monkeypatch.setattr(losses_fast, '_rows', lambda x: 1)
     t, u = unit(6000, 6, seed=2), unit(300, 6, seed=3)
     labels = MIXED * 731
     for symmetric in True, False:
         ours = measured(
-            lambda z, _, h, **kw: image_text(z, t, labels, h, symmetric, **kw),
+            lambda z, _, h, symmetric=symmetric, **kw: image_text(z, t, labels, h, symmetric, **kw),
             scale,
             recompute=recompute,
         )
         assert (
             error(
-                ours, measured(lambda z, _, h: plain_image_text(z, t, labels, h, symmetric), scale)
+                ours,
+                measured(
+                    lambda z, _, h, symmetric=symmetric: plain_image_text(
+                        z, t, labels, h, symmetric
+                    ),
+                    scale,
+                ),
             )
             < 1e-9
         )
@@ -519,11 +568,11 @@ def test_pairs_across_blocks(monkeypatch, scale, recompute):
         u.requires_grad_(),
         torch.tensor(scale, dtype=torch.float64, requires_grad=True),
     )
-    loss = clip_loss(z, w, h, recompute=False)
+    loss = clip(z, w, h, recompute=False)
     assert len(loss.grad_fn.blocks) > 1
     assert (
         error(
-            torch.autograd.grad(clip_loss(z, w, h, recompute=recompute), (z, w, h)),
+            torch.autograd.grad(clip(z, w, h, recompute=recompute), (z, w, h)),
             torch.autograd.grad(plain_clip(z, w, h), (z, w, h)),
         )
         < 1e-9
@@ -534,7 +583,7 @@ def test_pairs_across_blocks(monkeypatch, scale, recompute):
 @pytest.mark.parametrize('name', EACH)
 def test_low_temperatures_in_single_precision(monkeypatch, name, temperature):
     "Rounding of a cosine, 6e-8, is multiplied by 1/temperature in the exponent"
-    monkeypatch.setattr(losses, '_rows', lambda x: 5)
+    monkeypatch.setattr(losses_fast, '_rows', lambda x: 5)
     ours, plain = EACH[name]
     exact = measured(plain, 1 / temperature)
     for recompute in True, False:
@@ -647,11 +696,11 @@ class Largest(torch.utils._python_dispatch.TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize('name', ['supcon', 'image_text', 'clip_loss'])
+@pytest.mark.parametrize('name', ['supcon', 'image_text', 'CLIP'])
 def test_recomputed_losses_hold_blocks_alone(monkeypatch, name):
     "No tensor has N x N numbers, forward or backward, and none of the blocks is held in between"
     n, d, b = 1000, 16, 50
-    monkeypatch.setattr(losses, '_rows', lambda x: b)
+    monkeypatch.setattr(losses_fast, '_rows', lambda x: b)
     z, t = (
         unit(n, d, dtype=torch.float32).requires_grad_(),
         unit(n, d, seed=1, dtype=torch.float32).requires_grad_(),
@@ -660,7 +709,7 @@ def test_recomputed_losses_hold_blocks_alone(monkeypatch, name):
     call = dict(
         supcon=lambda **kw: supcon(z, labels, **kw),
         image_text=lambda **kw: image_text(z, t, torch.arange(n).flip(0), 10.0, **kw),
-        clip_loss=lambda **kw: clip_loss(z, t, 10.0, **kw),
+        CLIP=lambda **kw: clip(z, t, 10.0, **kw),
     )[name]
     with Largest() as seen:
         loss = call(recompute=True)
@@ -671,9 +720,9 @@ def test_recomputed_losses_hold_blocks_alone(monkeypatch, name):
     assert saved < n * (3 * d + 12)
     kept = call(recompute=False).grad_fn.blocks
     assert sum(x.numel() for x in kept) >= n * n / 2
-    monkeypatch.setattr(losses, '_KEPT', n * n)
+    monkeypatch.setattr(losses_fast, '_KEPT', n * n)
     assert call().grad_fn.blocks == []
-    monkeypatch.setattr(losses, '_KEPT', 8 * n * n)
+    monkeypatch.setattr(losses_fast, '_KEPT', 8 * n * n)
     assert len(call().grad_fn.blocks) >= n // (2 * b)
     with pytest.raises(ValueError, match="recompute is 'yes'"):
         call(recompute='yes')
@@ -685,10 +734,10 @@ def test_recomputed_losses_hold_blocks_alone(monkeypatch, name):
 @pytest.mark.parametrize(
     'labels', [[-1, -1, 5, 5, 5, -9], [2**62, 2**62, 0, 0, -(2**62), 1], [0] * 6]
 )
-def test_any_whole_numbers_are_labels(labels):
-    codes = {l: i for i, l in enumerate(dict.fromkeys(labels))}
+def test_any_integers_are_labels(labels):
+    codes = {label: i for i, label in enumerate(dict.fromkeys(labels))}
     assert supcon(Z, labels).item() == pytest.approx(
-        plain_supcon(Z, torch.tensor([codes[l] for l in labels]), 0.1).item(), rel=1e-12
+        plain_supcon(Z, torch.tensor([codes[label] for label in labels]), 0.1).item(), rel=1e-12
     )
     assert (
         supcon(Z, torch.tensor(labels).bool()).item()
@@ -710,7 +759,7 @@ def test_what_is_no_label_is_refused(labels):
 
 def test_batches_of_one_and_two():
     one, two = Z[:1].clone().requires_grad_(), Z[:2].clone().requires_grad_()
-    for loss in clip_loss(one, T[:1], 9.0), image_text(one, T[:1], [0], 100.0):
+    for loss in clip(one, T[:1], 9.0), image_text(one, T[:1], [0], 100.0):
         assert loss.item() == pytest.approx(0, abs=1e-12)
         loss.backward()
         assert one.grad.abs().max() < 1e-10
@@ -721,10 +770,7 @@ def test_batches_of_one_and_two():
 
 @pytest.mark.parametrize(
     'call',
-    [
-        lambda m: losses._pairs(Z, m(T), L, 1.0, True, None, False),
-        lambda m: losses._pairs(m(Z), T, L, 1.0, True, None, False),
-    ],
+    [lambda m: check_two_sides(Z, m(T)), lambda m: check_two_sides(m(Z), T)],
 )
 def test_two_devices_are_named(call):
     with pytest.raises(
@@ -745,19 +791,19 @@ def test_two_devices_are_named(call):
     power=st.floats(-3, 1),
     rows=st.integers(1, 13),
     single=st.booleans(),
-    twins=st.booleans(),
+    aligned=st.booleans(),
     recompute=st.sampled_from([True, False, None]),
 )
-def test_never_nan(n, d, k, seed, power, rows, single, twins, recompute):
-    kept = losses._rows
-    losses._rows = lambda x: rows
+def test_never_nan(n, d, k, seed, power, rows, single, aligned, recompute):
+    kept = losses_fast._rows
+    losses_fast._rows = lambda x: rows
     temperature = 10**power
     g = torch.Generator().manual_seed(seed)
     try:
         labels = torch.randint(0, k, (n,), generator=g)
         v = torch.randn(n, d, generator=g, dtype=torch.float64)
         # rows that are equal or opposite
-        if twins:
+        if aligned:
             v = torch.sign(v[:, :1]) * torch.eye(d, dtype=torch.float64)[0]
         v = v.to(torch.float32 if single else torch.float64).requires_grad_()
         z = F.normalize(v, dim=1)
@@ -774,7 +820,7 @@ def test_never_nan(n, d, k, seed, power, rows, single, twins, recompute):
                     plain_image_text(z, t, labels, 1 / temperature),
                 ),
                 (
-                    clip_loss(z, t[labels], 1 / temperature, recompute=recompute),
+                    clip(z, t[labels], 1 / temperature, recompute=recompute),
                     plain_clip(z, t[labels], 1 / temperature),
                 ),
             ):
@@ -787,4 +833,4 @@ def test_never_nan(n, d, k, seed, power, rows, single, twins, recompute):
                         abs=1e-10 if not single else 3e-6 / temperature,
                     )
     finally:
-        losses._rows = kept
+        losses_fast._rows = kept

@@ -1,19 +1,24 @@
-"""What the notebook of the stages does not show: equal runs, losses that break, targets that cannot
-be learnt, damaged files.
+"""What the notebooks of the classifier and the stages do not show: equal runs, losses that break,
+targets that cannot be learnt, augmentations of others, damaged files, invalid input.
 """
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import open_clip
 import pandas as pd
 import pytest
 import torch
+from torchvision.transforms import v2
 
 from clef_nb.datasets.frames import FrameTable
 from clef_nb.model import stages
-from clef_nb.model.stages import PAIRINGS, Classifier, align, pretrain
+from clef_nb.model.augment import Augmentation
+from clef_nb.model.classifier import AU_LOSSES, Classifier
+from clef_nb.model.stages import PAIRINGS, align, pretrain
 from clef_nb.model.towers import embed_images, load_model
+from clef_nb.model.training import TrainSettings
 
 ACTIVITIES = {
     f'T{i}': f'Do thing number {i}. The target emotion is {e}.'
@@ -55,7 +60,7 @@ def tiny():
     return load_model(pretrained=None)
 
 
-SHORT = dict(steps=3, batch_size=12, progress=False)
+SHORT = TrainSettings(steps=3, batch_size=12, progress=False)
 
 
 def same(a, b):
@@ -67,9 +72,9 @@ def test_same_seed_same_numbers(data):
     for seed in (0, 0, 1):
         # the global generator must not matter
         m = tiny()
-        log = pretrain(m, *data, seed=seed, **SHORT)
+        log = pretrain(m, *data, settings=replace(SHORT, seed=seed))
         torch.rand(7)
-        r = align(m, *data, seed=seed, **SHORT)
+        r = align(m, *data, settings=replace(SHORT, seed=seed))
         runs.append((m, log['loss'].tolist(), r.log['loss'].tolist(), r.predict(data[0])))
     a, b, c = runs
     assert a[1] == b[1] and a[2] == b[2] and np.array_equal(a[3], b[3]) and same(a[0], b[0])
@@ -79,7 +84,7 @@ def test_same_seed_same_numbers(data):
 @pytest.mark.parametrize('positives', PAIRINGS)
 def test_every_pairing_trains(data, positives):
     m = tiny()
-    log = pretrain(m, *data, positives=positives, **SHORT)
+    log = pretrain(m, *data, positives=positives, settings=SHORT)
     assert (
         np.isfinite(log['loss']).all()
         and list(log) == ['step', 'loss', 'loss_images', 'loss_texts', 'images_per_s', 'waited']
@@ -91,21 +96,21 @@ def test_every_pairing_trains(data, positives):
 
 def test_pairings_differ_in_the_image_loss_alone(data):
     logs = {
-        p: pretrain(tiny(), *data, positives=p, steps=1, batch_size=24, progress=False)
+        p: pretrain(tiny(), *data, positives=p, settings=replace(SHORT, steps=1, batch_size=24))
         for p in PAIRINGS
     }
-    assert len({l['loss_images'][0] for l in logs.values()}) == len(PAIRINGS)
-    assert len({l['loss_texts'][0] for l in logs.values()}) == 1
+    assert len({log['loss_images'][0] for log in logs.values()}) == len(PAIRINGS)
+    assert len({log['loss_texts'][0] for log in logs.values()}) == 1
 
 
 def test_texts_are_encoded_once_a_step(data, monkeypatch):
     calls = []
     real = stages.encode_tokens
     monkeypatch.setattr(stages, 'encode_tokens', lambda m, t: calls.append(len(t)) or real(m, t))
-    pretrain(tiny(), *data, **SHORT)
+    pretrain(tiny(), *data, settings=SHORT)
     assert calls == [3] * 3
     calls.clear()
-    align(tiny(), *data, **SHORT)
+    align(tiny(), *data, settings=SHORT)
     # two names and two descriptions
     assert calls == [4] * 3
 
@@ -115,10 +120,10 @@ def test_a_loss_that_is_no_number_stops(data):
     with torch.no_grad():
         m.visual.conv1.weight[0, 0, 0, 0] = torch.nan
     with pytest.raises(ValueError, match='stage 1 stopped at step 0, lr 0.001: .*not finite'):
-        pretrain(m, *data, **SHORT)
+        pretrain(m, *data, settings=SHORT)
     assert not m.training
     with pytest.raises(ValueError, match='stage 1 stopped at step 1, lr'):
-        pretrain(tiny(), *data, lr=1e30, **SHORT)
+        pretrain(tiny(), *data, settings=replace(SHORT, lr=1e30))
 
 
 def test_an_infinite_loss_stops(data, monkeypatch):
@@ -126,33 +131,31 @@ def test_an_infinite_loss_stops(data, monkeypatch):
     with pytest.raises(
         ValueError, match='stage 2 stopped at step 0, lr 0.001: the loss is .*; lower lr'
     ):
-        align(tiny(), *data, **SHORT)
+        align(tiny(), *data, settings=SHORT)
 
 
 def test_bfloat16_towers_keep_single_precision_losses(data, monkeypatch):
-    plain = pretrain(tiny(), *data, **SHORT)
+    plain = pretrain(tiny(), *data, settings=SHORT)
     monkeypatch.setattr(stages, 'has_bf16', lambda device: True)
     m = tiny()
-    log = pretrain(m, *data, **SHORT)
+    log = pretrain(m, *data, settings=SHORT)
     assert all(w.dtype == torch.float32 for w in m.parameters())
     assert log['loss'][0] != plain['loss'][0] and abs(log['loss'][0] - plain['loss'][0]) < 0.1
-    assert np.isfinite(align(m, *data, **SHORT).log['loss']).all()
+    assert np.isfinite(align(m, *data, settings=SHORT).log['loss']).all()
 
 
 def test_uncoded_values_do_not_matter(data):
     images, t = data
     df = t.df.copy()
     df.loc[3:8, 'AU4'] = pd.NA
-    r = align(tiny(), images, FrameTable(df, 'nowhere'), **SHORT)
+    r = align(tiny(), images, FrameTable(df, 'nowhere'), settings=SHORT)
     assert np.isfinite(r.predict(images)).all()
 
 
 def test_first_probabilities_sit_at_the_weighted_base_rates(data):
     images, t = data
     y = t.label_matrix(['AU12', 'AU4'])
-    r = align(
-        tiny(), images, t, labels=['AU12', 'AU4'], steps=1, batch_size=12, lr=0.0, progress=False
-    )
+    r = align(tiny(), images, t, ['AU12', 'AU4'], settings=replace(SHORT, steps=1, lr=0.0))
     rate = y.mean(0)
     w = np.clip((1 - rate) / rate, 1, 5)
     np.testing.assert_allclose(
@@ -169,7 +172,7 @@ def test_an_au_without_both_values_is_refused(data, value, says):
     df = t.df.copy()
     df['AU4'] = value
     with pytest.raises(ValueError, match=f'AU4 is {says}'):
-        align(tiny(), images, FrameTable(df, 'nowhere'), **SHORT)
+        align(tiny(), images, FrameTable(df, 'nowhere'), settings=SHORT)
 
 
 def test_missing_columns_and_texts_are_named(data):
@@ -178,22 +181,29 @@ def test_missing_columns_and_texts_are_named(data):
     df.loc[5, 'activity'] = pd.NA
     hole = FrameTable(df, 'nowhere', activities=ACTIVITIES)
     with pytest.raises(ValueError, match='row 5 has no activity'):
-        pretrain(tiny(), images, hole, **SHORT)
+        pretrain(tiny(), images, hole, settings=SHORT)
     with pytest.raises(ValueError, match='no activity texts'):
-        pretrain(tiny(), images, FrameTable(t.df, 'nowhere'), **SHORT)
+        pretrain(tiny(), images, FrameTable(t.df, 'nowhere'), settings=SHORT)
     with pytest.raises(ValueError, match='neither AU labels nor expressions'):
-        align(tiny(), images, FrameTable(t.df.drop(columns=['AU12', 'AU4']), 'nowhere'), **SHORT)
+        align(
+            tiny(),
+            images,
+            FrameTable(t.df.drop(columns=['AU12', 'AU4']), 'nowhere'),
+            settings=SHORT,
+        )
     with pytest.raises(ValueError, match='uint8'):
-        align(tiny(), images / 255, t, **SHORT)
+        align(tiny(), images / 255, t, settings=SHORT)
     with pytest.raises(ValueError, match='no column expression'):
-        align(tiny(), images, t, labels=['happiness', 'fear'], **SHORT)
+        align(tiny(), images, t, ['happiness', 'fear'], settings=SHORT)
 
 
 def test_faces_from_the_web_learn_by_instances(data):
     images, t = data
     web = FrameTable(t.df[['path']], 'nowhere')
     assert np.isfinite(
-        pretrain(tiny(), images, web, positives='instance', activity_texts=False, **SHORT)['loss']
+        pretrain(tiny(), images, web, positives='instance', activity_texts=False, settings=SHORT)[
+            'loss'
+        ]
     ).all()
 
 
@@ -203,13 +213,13 @@ def test_expressions(data):
         expression=t.df['activity'].map({'T0': 'happiness', 'T1': 'fear', 'T2': 'anger'})
     )
     table = FrameTable(df, 'nowhere')
-    r = align(tiny(), images, table, **SHORT)
+    r = align(tiny(), images, table, settings=SHORT)
     assert r.labels == ['anger', 'fear', 'happiness']
     np.testing.assert_allclose(r.predict(images).sum(1), 1, atol=1e-5)
     with pytest.raises(
         ValueError, match="row 6 has the expression 'anger', which is not among happiness, fear"
     ):
-        align(tiny(), images, table, labels=['happiness', 'fear'], **SHORT)
+        align(tiny(), images, table, ['happiness', 'fear'], settings=SHORT)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +227,7 @@ def test_expressions(data):
 )
 def test_saved_and_loaded(data, tmp_path, switch):
     images, t = data
-    r = align(tiny(), images, t, **switch, **SHORT)
+    r = align(tiny(), images, t, **switch, settings=SHORT)
     r.save(tmp_path / 'r')
     again = Classifier.load(tmp_path / 'r')
     assert np.array_equal(r.predict(images), again.predict(images)) and again.labels == r.labels
@@ -229,9 +239,9 @@ def test_saved_and_loaded(data, tmp_path, switch):
     )
 
 
-def test_damaged_recognisers(data, tmp_path):
+def test_damaged_classifiers(data, tmp_path):
     images, t = data
-    r = align(tiny(), images, t, **SHORT)
+    r = align(tiny(), images, t, settings=SHORT)
     folder = r.save(tmp_path / 'r')
     about = json.loads((folder / 'classifier.json').read_text())
     (folder / 'classifier.json').write_text(json.dumps({**about, 'labels': ['AU12']}))
@@ -250,3 +260,123 @@ def test_labels_without_texts_or_twice():
         Classifier(tiny(), ['AU12', 'AU99'])
     with pytest.raises(ValueError, match='different labels'):
         Classifier(tiny(), ['AU12', 'AU12'])
+
+
+def test_a_csv_of_labels(data, tmp_path):
+    images, t = data
+    mine = tmp_path / 'mine.csv'
+    mine.write_text('label,name,description\nAU4,a frown,the brows come down\n')
+    own = align(tiny(), images, t, mine, settings=SHORT)
+    assert own.labels == ['AU4'] and own.class_texts() == ['a photo of a person with a frown']
+    again = align(tiny(), images, t, str(mine), settings=SHORT)
+    assert np.array_equal(own.predict(images), again.predict(images))
+    with pytest.raises(FileNotFoundError, match='AU4 does not exist.*label, name, description'):
+        align(tiny(), images, t, 'AU4', settings=SHORT)
+    mine.write_text('label,name,description\nAU5,a start,the eyes are wide\n')
+    with pytest.raises(ValueError, match="no label 'AU5'"):
+        align(tiny(), images, t, mine, settings=SHORT)
+
+
+@pytest.mark.parametrize('au_loss', AU_LOSSES)
+@pytest.mark.parametrize('named', [True, False])
+def test_every_au_loss_trains_and_is_loaded(data, tmp_path, au_loss, named):
+    images, t = data
+    r = align(tiny(), images, t, names=named, descriptions=named, au_loss=au_loss, settings=SHORT)
+    p = r.predict(images)
+    assert p.shape == (len(images), 2) and ((p > 0) & (p < 1)).all()
+    assert np.isfinite(r.log['loss']).all()
+    again = Classifier.load(r.save(tmp_path / 'r'))
+    assert again.au_loss == au_loss and np.array_equal(again.predict(images), p)
+
+
+# ---- augmentations
+
+
+def each(x):
+    "A transform of torchvision for each image by itself"
+    one = v2.Compose([v2.RandomResizedCrop(64, (0.6, 1.0)), v2.RandomHorizontalFlip()])
+    return torch.stack([one(image) for image in x])
+
+
+def whole(x):
+    return v2.RandomRotation(20)(x)
+
+
+@pytest.mark.parametrize('augmentation', [each, whole, Augmentation(rotate=3.0), None])
+def test_any_augmentation_repeats_with_the_seed(data, augmentation):
+    def run(seed):
+        torch.rand(3)  # the global generator must not matter
+        settings = replace(SHORT, seed=seed)
+        return pretrain(tiny(), *data, settings=settings, augmentation=augmentation)['loss']
+
+    assert run(0).equals(run(0)) and not run(0).equals(run(1))
+    r = align(tiny(), *data, settings=SHORT, augmentation=augmentation)
+    assert np.isfinite(r.log['loss']).all()
+
+
+@pytest.mark.parametrize('augmentation', [each, whole, Augmentation(), None])
+def test_micro_batches_see_the_same_augmentation_both_times(data, monkeypatch, augmentation):
+    "Forward and backward, each micro-batch by itself: what the tower gets is compared"
+    model, seen = tiny(), []
+    real = stages.model_input
+    monkeypatch.setattr(
+        stages, 'model_input', lambda m, x: seen.append(x.detach().clone()) or real(m, x)
+    )
+    small = replace(SHORT, steps=1, micro_batch=12, freeze=('batch_norm',))
+    pretrain(model, *data, settings=small, augmentation=augmentation)
+    first, second, *again = seen
+    assert len(again) == 2 and {len(x) for x in seen} == {12}
+    assert {tuple(x.flatten()[:50].tolist()) for x in again} == {
+        tuple(x.flatten()[:50].tolist()) for x in (first, second)
+    }
+    assert any(torch.equal(x, first) for x in again)
+    assert any(torch.equal(x, second) for x in again)
+    assert torch.equal(first, second) == (augmentation is None)
+
+
+def test_no_augmentation_is_one_that_does_nothing(data):
+    off = Augmentation(
+        scale=(1, 1), rotate=0, flip=0, brightness=0, contrast=0, saturation=0, hue=0, grey=0
+    )
+    a, b = (pretrain(tiny(), *data, settings=SHORT, augmentation=x) for x in (off, None))
+    assert a['loss'].equals(b['loss'])
+
+
+# ---- invalid input
+
+
+@pytest.mark.parametrize(
+    'options, says',
+    [
+        (dict(positives='friends'), 'positives is .friends.; choose one of .*other_subject'),
+        (dict(image_pairs=False, activity_texts=False), 'both off, so there is nothing to learn'),
+        (dict(adversary=-1), 'adversary is -1; its strength must be 0 or more'),
+        (dict(augmentation=dict(rotate=3)), 'augmentation is .*give None, or something that can'),
+    ],
+)
+def test_stage_1_refuses(data, options, says):
+    with pytest.raises(ValueError, match=says):
+        pretrain(tiny(), *data, **options)
+
+
+@pytest.mark.parametrize(
+    'options, says',
+    [
+        (dict(au_loss='hinge'), 'au_loss is .hinge.; choose one of bce, present_absent, softmax'),
+        (dict(au_loss='softmax', names=False), 'say names=True'),
+        (dict(labels=['AU12', 'happiness']), 'mix action units and expressions'),
+        (dict(labels=[]), 'stage 2 learns from labels'),
+        (dict(augmentation='strong'), 'augmentation is .strong.'),
+    ],
+)
+def test_stage_2_refuses(data, options, says):
+    with pytest.raises(ValueError, match=says):
+        align(tiny(), *data, **options)
+
+
+def test_images_and_table_that_do_not_go_together(data):
+    images, t = data
+    with pytest.raises(ValueError, match='35 images and 36 rows in the table'):
+        pretrain(tiny(), images[1:], t)
+    with pytest.raises(ValueError, match='the table is empty'):
+        align(tiny(), images[:0], t.subset(np.zeros(len(t), bool)))

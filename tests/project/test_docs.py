@@ -9,12 +9,17 @@ import re
 import sys
 
 import pytest
+from browser import ROOT
 
 bs4 = pytest.importorskip('bs4')
-from api_page import public
-from browser import ROOT
-from build_docs import readme, stale_readme
-from site_pages import CODE, WORDS, Names, code_lines
+api_page, build_docs, site_pages = map(
+    pytest.importorskip, ('api_page', 'build_docs', 'site_pages')
+)
+public = api_page.public
+readme, stale_readme = build_docs.readme, build_docs.stale_readme
+CODE, WORDS = site_pages.CODE, site_pages.WORDS
+Names, code_lines = site_pages.Names, site_pages.code_lines
+
 
 if sys.version_info < (3, 11):
     pytest.skip('smalldocs, which renders the site, begins at Python 3.11', allow_module_level=True)
@@ -70,7 +75,8 @@ def test_sections_and_the_order_of_modules():
 
 def test_all_public_names_are_found():
     names = {(n.module, n.name): n for n in public()}
-    for path in (ROOT / 'clef_nb').glob('[a-z]*.py'):
+    for path in (ROOT / 'clef_nb').rglob('[a-z]*.py'):
+        module = api_page.module_of(path)
         exported = next(
             (
                 ast.literal_eval(n.value)
@@ -79,19 +85,21 @@ def test_all_public_names_are_found():
             ),
             [],
         )
-        assert not [x for x in exported if (path.stem, x) not in names], path.name
+        assert not [x for x in exported if (module, x) not in names], path.name
     assert (
-        names['losses', 'supcon'].kind == 'function'
-        and names['losses', 'supcon'].place == 'model/losses.html#supcon'
+        names['model.losses', 'supcon'].kind == 'function'
+        and names['model.losses', 'supcon'].place == 'model/losses.html#supcon'
     )
     assert (
-        names['frames', 'FrameTable.labels'].kind == 'property'
-        and names['stages', 'Classifier.predict'].kind == 'method'
+        names['datasets.frames', 'FrameTable.labels'].kind == 'property'
+        and names['model.classifier', 'Classifier.predict'].kind == 'method'
     )
     for n in names.values():
         line = int(n.source.rpartition('#L')[2])
         text = (
-            (ROOT / 'clef_nb' / f'{n.module}.py').read_text(encoding='utf-8').splitlines()[line - 1]
+            (ROOT / f'clef_nb/{n.module.replace(".", "/")}.py')
+            .read_text(encoding='utf-8')
+            .splitlines()[line - 1]
         )
         assert re.search(rf'\b{n.name.rpartition(".")[2]}\b', text), (n.source, text)
 
@@ -112,15 +120,13 @@ def test_every_function_says_what_it_does():
         ('supcon(z, labels)', (), 'model/losses.html#supcon'),
         ('clef_nb.model.losses.supcon', (), 'model/losses.html#supcon'),
         ('losses.supcon', (), 'model/losses.html#supcon'),
-        ('FrameTable.fold', (), 'frames.html#frametable.fold'),
-        ('FrameTable.fold()', (), 'frames.html#frametable.fold'),
-        ('align', (), 'stages.html#align'),
-        ('align', ('head',), 'head.html#align'),
-        ('head.align', (), 'head.html#align'),
-        ('QUICK', ('studies',), 'api.html#studies.QUICK'),
+        ('FrameTable.fold', (), 'datasets/frames.html#frametable.fold'),
+        ('FrameTable.fold()', (), 'datasets/frames.html#frametable.fold'),
+        ('align', (), 'model/stages.html#align'),
+        ('EXPRESSION_AUS', (), 'api.html#faces.sequences.EXPRESSION_AUS'),
         ('sequence', (), None),
-        ('sequence(...)', (), 'synthface.html#sequence'),
-        ('sequence', ('synthface',), 'synthface.html#sequence'),
+        ('sequence(...)', (), 'faces/sequences.html#sequence'),
+        ('sequence', ('faces.sequences',), 'faces/sequences.html#sequence'),
         ('leakage.supcon', (), None),
         ('supcon + align', (), None),
         ('nothing_of_ours', (), None),
@@ -138,7 +144,10 @@ def test_lines_of_code_keep_their_text():
         ' class="st">"a\n\n  b"</span>\n    x = 1</code>'
     )
     made = CODE.sub(code_lines, code)
-    text = lambda t: bs4.BeautifulSoup(f'<pre>{t}</pre>', 'html.parser').get_text()
+
+    def text(t):
+        return bs4.BeautifulSoup(f'<pre>{t}</pre>', 'html.parser').get_text()
+
     assert (
         text(made) == text(code)
         and made.count('class="line"') == 5
@@ -249,7 +258,8 @@ def test_sources_point_at_the_definition(soups):
     for page, soup in soups.items():
         for a in soup.select('a.source'):
             found = re.fullmatch(
-                r'https://github\.com/clef-nb/clef_nb/blob/main/(clef_nb/\w+\.py)#L(\d+)', a['href']
+                r'https://github\.com/clef-nb/clef_nb/blob/main/(clef_nb/[\w/]+\.py)#L(\d+)',
+                a['href'],
             )
             assert found, (page, a['href'])
             line = (ROOT / found[1]).read_text(encoding='utf-8').splitlines()[int(found[2]) - 1]

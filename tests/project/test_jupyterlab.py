@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from browser import ROOT
 
 SECOND, MINUTE = 1000, 60_000
 NBS = ROOT / 'nbs'
+MAP = '.clef-map > .widget-html-content > svg'
 # what JupyterLab's own parts say of themselves, whatever the notebook
 HARMLESS = ('favicon', 'ResizeObserver loop')
 
@@ -221,16 +223,16 @@ def test_walkthrough_runs_to_its_end(jupyter):
         if c['cell_type'] == 'code' and ''.join(c['source']).strip()
     ]
     assert counts == list(range(1, len(counts) + 1)) and len(counts) > 20
-    pictures = shown.locator('.jp-OutputArea-output img')
-    assert pictures.count() >= 4 and all(
-        pictures.nth(i).evaluate('i => i.naturalWidth') > 100 for i in range(pictures.count())
+    images = shown.locator('.jp-OutputArea-output img')
+    assert images.count() >= 4 and all(
+        images.nth(i).evaluate('i => i.naturalWidth') > 100 for i in range(images.count())
     )
     assert shown.locator('mjx-merror').count() == 0
 
 
 def test_widgets_of_explore_answer(jupyter):
     if not (NBS / 'figures/03_face_widget.ipynb').exists():
-        pytest.skip('there is no 13_explore')
+        pytest.skip('there is no face widget')
     page, nbs = jupyter
     shown = open_notebook(page, 'figures/03_face_widget.ipynb')
     assert_ran(run_all(page, nbs / 'figures/03_face_widget.ipynb', 15))
@@ -283,11 +285,8 @@ def test_embedding_browser_answers(jupyter):
 
     changes(lambda: browser.get_by_role('button', name='next').click())
     for x, y in (0.1, 0.7), (0.9, 0.2):
-        changes(
-            lambda: browser.locator('.clef-map > .widget-html-content > svg').first.click(
-                position=dict(x=540 * x, y=420 * y)
-            )
-        )
+        dot = dict(x=540 * x, y=420 * y)
+        changes(partial(browser.locator(MAP).first.click, position=dot))
     changes(neighbours.locator('button').nth(2).click)
     legend = browser.locator('.clef-legend').first
     browser.locator('.clef-colour select').first.select_option('activity')

@@ -1,4 +1,4 @@
-"""The notebooks as a reader meets them: how long they take, what their outputs show, pictures for
+"""The notebooks as a reader meets them: how long they take, what their outputs show, images for
 those who cannot see them, and tutorials that need no repository.
 """
 
@@ -21,7 +21,7 @@ ALL = sorted(
     if not any(part.startswith(('.', '_')) for part in p.relative_to(ROOT).parts)
 )
 # read, and hardly run
-PAGES = {'index', 'welcome', 'contributing', 'playground'}
+PAGES = {'index', 'guide', 'welcome', 'contributing', 'playground'}
 TIMES = re.compile(
     r'([Rr]eading takes .+?, running .+?|reads in .+? and runs in .+?) on two (CPU )?cores'
 )
@@ -33,10 +33,11 @@ BADGE = (
     '[![Open in'
     ' Colab]({}images/colab.svg)](https://colab.research.google.com/github/clef-nb/clef_nb/blob/main/nbs/{}.ipynb)'
 )
-INSTALL = (
-    "if 'google.colab' in sys.modules: get_ipython().run_line_magic('pip', 'install -q"
-    " git+https://github.com/clef-nb/clef_nb')"
-)
+INSTALL = """
+if 'google.colab' in sys.modules:
+    get_ipython().run_line_magic(
+        'pip', 'install -q "clef_nb[all] @ git+https://github.com/clef-nb/clef_nb"'
+    )"""
 
 
 def cells(path, kind='code'):
@@ -124,8 +125,8 @@ def test_outputs_are_kept_and_clean(path):
 def test_pictures_are_described(path):
     for id, source, outputs in cells(path):
         flags = directives(source)
-        pictures = [k for o in outputs for k in o.get('data', {}) if k.startswith('image/')]
-        if pictures and 'hide' not in flags:
+        images = [k for o in outputs for k in o.get('data', {}) if k.startswith('image/')]
+        if images and 'hide' not in flags:
             assert 'fig-alt' in flags, f'{path.name}, {id}: add a line #| fig-alt: "..."'
             alts = yaml.safe_load(flags['fig-alt'])
             for alt in alts if isinstance(alts, list) else [alts]:
@@ -152,7 +153,7 @@ def test_colab_finds_badge_and_installation(path):
         and (path.parent / f'{up}images/colab.svg').is_file()
     )
     first = next(source for _, source, _ in cells(path) if 'default_exp' not in directives(source))
-    assert 'hide' in directives(first) and first.splitlines()[-1] == INSTALL
+    assert 'hide' in directives(first) and first.endswith(INSTALL)
 
 
 @on_colab
@@ -175,7 +176,8 @@ import nbformat
 from nbclient import NotebookClient
 name, site = sys.argv[1:]
 nb = nbformat.read(name, as_version=4)
-nb.cells.insert(0, nbformat.v4.new_code_cell(f"import clef_nb; assert clef_nb.__file__.startswith({site!r}), clef_nb.__file__"))
+ours = f"import clef_nb; assert clef_nb.__file__.startswith({site!r}), clef_nb.__file__"
+nb.cells.insert(0, nbformat.v4.new_code_cell(ours))
 NotebookClient(nb, timeout=900, kernel_name='python3').execute()
 """
 

@@ -25,38 +25,10 @@ AUDITED = (
 )
 
 # What a page says about itself when it has loaded
-LOOK = r"""async () => {
-  const images = [...document.images]
-  for (const i of images) i.loading = 'eager'
-  await Promise.all(images.map(i => i.decode().catch(() => 0)))
-  await document.fonts.ready
-  const section = i => i.closest('section[id]')?.id || 'the top'
-  const name = i => i.src.startsWith('data:') ? `picture ${images.indexOf(i) + 1} in #${section(i)}` : i.getAttribute('src')
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), raw = []
-  while (walker.nextNode()) {
-    const n = walker.currentNode
-    if (!n.parentElement.closest('code, pre, script, style, textarea, .katex, svg') && /\\[([]|\$\$|\\(frac|sum|log|mathcal|top)\b/.test(n.data)) raw.push(n.data.trim().slice(0, 80))
-  }
-  const shown = h => h.checkVisibility()
-  return {
-    images: images.length,
-    broken: images.filter(i => !i.naturalWidth).map(name),
-    unnamed: images.filter(i => !i.hasAttribute('alt') || (!i.alt.trim() && i.closest('main') && i.naturalWidth > 40)).map(name),
-    formulas: document.querySelectorAll('.katex').length,
-    misread: [...document.querySelectorAll('.katex-error')].map(e => e.textContent.slice(0, 80)),
-    raw,
-    headings: [...document.querySelectorAll('main h1, main h2, main h3, main h4, main h5, main h6')].filter(shown).map(h => [+h.tagName[1], h.textContent.trim()]),
-    lang: document.documentElement.lang, title: document.title,
-  }
-}"""
+HERE = Path(__file__).parent
+LOOK = (HERE / 'look.js').read_text(encoding='utf-8')
 # How wide a page is, and what makes it so
-WIDTH = r"""() => {
-  const page = document.documentElement.scrollWidth
-  const clipped = e => { for (let p = e.parentElement; p && p !== document.body; p = p.parentElement) if (getComputedStyle(p).overflowX !== 'visible') return true }
-  const wide = [...document.querySelectorAll('body *')].map(e => [e.getBoundingClientRect().right, e]).filter(([r, e]) => r > innerWidth + 1 && !clipped(e)).sort((a, b) => b[0] - a[0])
-  const e = wide.length && wide[0][1]
-  return [page, e ? `${e.tagName.toLowerCase()}${e.id && '#' + e.id}.${e.className} to ${Math.round(wide[0][0])} px: ${e.textContent.trim().slice(0, 60)}` : 'nothing that can be seen']
-}"""
+WIDTH = (HERE / 'width.js').read_text(encoding='utf-8')
 
 
 def none(faults):
@@ -148,7 +120,7 @@ def test_images_load_and_are_described(walk):
     none(
         {
             name: (
-                [f'no picture: {i}' for i in seen['broken']]
+                [f'no image: {i}' for i in seen['broken']]
                 + [f'no alternative text: {i}' for i in seen['unnamed']]
             )
             for name, seen in walk.items()
@@ -216,6 +188,39 @@ def test_headings_make_an_outline(walk):
 # ------------------------------------------------------------------ links
 
 
+REPOSITORY = re.compile(
+    r'(?:https://colab\.research\.google\.com/github/clef-nb/clef_nb|https://github\.com/clef-nb/clef_nb)'
+    r'/(?:blob|tree|raw|edit)/main/(.+)'
+)
+DEFINITION = re.compile(r'\s*(@|(async )?def |class |[\w, ]+[=:])')
+
+
+def address_faults(target, url):
+    "What is wrong with an address outside the site"
+    if url.scheme == 'mailto':
+        return [] if '@' in url.path else [f'{target} is no address']
+    if (
+        url.scheme not in ('http', 'https')
+        or not re.fullmatch(r'[\w.-]+\.[a-z]{2,}(:\d+)?', url.netloc)
+        or re.search(r'[\s<>"]|%20', target)
+    ):
+        return [f'{target} is no address']
+    found = REPOSITORY.fullmatch(url._replace(fragment='', query='').geturl())
+    return repository_faults(target, unquote(found[1]), url.fragment) if found else []
+
+
+def repository_faults(target, path, fragment):
+    "What is wrong with a link to a file of the repository, or to a line of it"
+    file = ROOT / path
+    if not file.exists():
+        return [f'{target}: the repository has no {path}']
+    if line := re.fullmatch(r'L(\d+)(-L\d+)?', fragment):
+        lines = file.read_text(encoding='utf-8').splitlines()
+        if int(line[1]) > len(lines) or not DEFINITION.match(lines[int(line[1]) - 1]):
+            return [f'{target}: nothing is defined there']
+    return []
+
+
 def link_faults(name, target, pages, docs):
     "What is wrong with one link of one page"
     cfg = get_config(cfg_name='settings.ini', path=ROOT)
@@ -223,30 +228,7 @@ def link_faults(name, target, pages, docs):
     if target.startswith(own):
         return link_faults('index.html', target[len(own) :] or 'index.html', pages, docs)
     if url.scheme or target.startswith('//'):
-        if url.scheme == 'mailto':
-            return [] if '@' in url.path else [f'{target} is no address']
-        if (
-            url.scheme not in ('http', 'https')
-            or not re.fullmatch(r'[\w.-]+\.[a-z]{2,}(:\d+)?', url.netloc)
-            or re.search(r'[\s<>"]|%20', target)
-        ):
-            return [f'{target} is no address']
-        found = re.fullmatch(
-            r'(?:https://colab\.research\.google\.com/github/clef-nb/clef_nb|https://github\.com/clef-nb/clef_nb)/(?:blob|tree|raw|edit)/main/(.+)',
-            url._replace(fragment='', query='').geturl(),
-        )
-        if not found:
-            return []
-        file = ROOT / unquote(found[1])
-        if not file.exists():
-            return [f'{target}: the repository has no {found[1]}']
-        if line := re.fullmatch(r'L(\d+)(-L\d+)?', url.fragment):
-            lines = file.read_text(encoding='utf-8').splitlines()
-            if int(line[1]) > len(lines) or not re.match(
-                r'\s*(@|(async )?def |class |[\w, ]+[=:])', lines[int(line[1]) - 1]
-            ):
-                return [f'{target}: nothing is defined there']
-        return []
+        return address_faults(target, url)
     if target.startswith('/'):
         return [f'{target} leaves the site, which lies in a folder of its host']
     path = normpath(join(dirname(name), unquote(url.path))) if url.path else name
@@ -336,16 +318,11 @@ def test_search_says_when_it_finds_nothing(page, site):
 
 def focused(page):
     "What has the focus: its text, whether it can be seen, and whether the focus shows"
-    return page.evaluate("""() => {
-      const e = document.activeElement, s = getComputedStyle(e), r = e.getBoundingClientRect()
-      const ring = s.outlineStyle !== 'none' && parseFloat(s.outlineWidth) > 0 || s.boxShadow !== 'none' || s.textDecorationLine.includes('underline')
-      return {tag: e.tagName, text: (e.innerText || e.getAttribute('aria-label') || e.placeholder || e.title || '').trim().slice(0, 40), href: e.getAttribute('href'),
-              seen: r.width > 1 && r.height > 1 && r.right > 0 && r.left < innerWidth && r.bottom > 0 && r.top < innerHeight, ring}
-    }""")
+    return page.evaluate((HERE / 'focus.js').read_text(encoding='utf-8'))
 
 
 def test_keyboard_reaches_the_text_and_shows_where_it_is(page, site):
-    page.goto(f'{site}losses.html')
+    page.goto(f'{site}model/losses.html')
     page.keyboard.press('Tab')
     first = focused(page)
     assert (
@@ -362,7 +339,7 @@ def test_keyboard_reaches_the_text_and_shows_where_it_is(page, site):
         s for s in stops if s['tag'] == 'BODY' or not s['seen'] or not s['ring'] or not s['text']
     ]
     assert not bad, f'stops without a name, out of sight, or without a mark: {bad}'
-    page.goto(f'{site}losses.html')
+    page.goto(f'{site}model/losses.html')
     page.keyboard.press('Tab')
     page.keyboard.press('Enter')
     page.keyboard.press('Tab')
@@ -373,8 +350,8 @@ def test_keyboard_reaches_the_text_and_shows_where_it_is(page, site):
 
 def test_phone_reaches_pages_and_search(page, site):
     page.set_viewport_size(PHONE)
-    page.goto(f'{site}losses.html')
-    link = page.locator('#quarto-sidebar a[href="metrics.html"]').first
+    page.goto(f'{site}model/losses.html')
+    link = page.locator('#quarto-sidebar a[href="../measure/metrics.html"]').first
     assert not link.is_visible()
     page.locator('.quarto-btn-toggle').first.click()
     link.click()
@@ -437,7 +414,7 @@ def test_playground_answers(page, site, docs, pages):
             for b in page.locator('#playground .bar').all()
         }
 
-    def picture():
+    def image():
         return page.locator('#playground').evaluate(
             "p => [...p.querySelectorAll('.pg-faces [role=img]')].map(e => e.getAttribute('style')"
             " + e.getAttribute('aria-label'))"
@@ -458,11 +435,11 @@ def test_playground_answers(page, site, docs, pages):
     )
     assert_shown(held, now)
     for slider, key in (who, 'ArrowRight'), (what, 'ArrowRight'), (who, 'End'), (what, 'Home'):
-        before, values = picture(), bars()
+        before, values = image(), bars()
         slider.focus()
         page.keyboard.press(key)
         now = int(who.input_value()), int(what.input_value())
-        assert picture() != before and bars() != values
+        assert image() != before and bars() != values
         assert_shown(held, now)
     assert now == (last, 0)
     for name, same in ('same expression, other person', 1), ('same person, other expression', 0):

@@ -11,6 +11,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from build_docs import readme, stale_readme
+from check_in_step import out_of_step
+from test_all import run
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / 'tools'
@@ -35,9 +38,6 @@ SIDEBAR = """website:
           - text: room
             href: 00_room.ipynb
 """
-from build_docs import readme, stale_readme
-from check_in_step import out_of_step
-from test_all import run
 
 
 def notebook(path, *cells):
@@ -102,7 +102,9 @@ def original(tmp_path_factory):
         (project / folder).mkdir(parents=True)
     settings = (ROOT / 'settings.ini').read_text(encoding='utf-8')
     (project / 'settings.ini').write_text(settings.replace('clef_nb', 'mini'), encoding='utf-8')
-    (project / 'tests/test_one.py').write_text('def test_one(): pass\n')
+    config = (ROOT / 'pyproject.toml').read_text(encoding='utf-8')
+    (project / 'pyproject.toml').write_text(config.replace('clef_nb', 'mini'), encoding='utf-8')
+    (project / 'tests/test_one.py').write_text('def test_one():\n    pass\n')
     (project / 'nbs/images/face.png').write_bytes(b'')
     notebook(
         project / 'nbs/index.ipynb',
@@ -116,13 +118,13 @@ def original(tmp_path_factory):
         ),
         ('import', 'from mini.room import twice'),
         ('use', 'print(twice(2))'),
-        ('export', '#| hide\nimport nbdev; nbdev.nbdev_export()'),
+        ('export', '#| hide\nimport nbdev\n\nnbdev.nbdev_export()'),
     )
     notebook(
         project / 'nbs/00_room.ipynb',
         ('title-md', '# room\n\n> One function'),
         ('exp', '#| default_exp room'),
-        ('twice', '#| export\ndef twice(x): return 2*x'),
+        ('twice', '#| export\ndef twice(x):\n    return 2 * x'),
         ('equal', 'assert twice(2) == 4'),
         ('slow', "#| slow\nprint('slow cell')"),
         ('never', '#| eval: false\nraise ValueError'),
@@ -131,7 +133,7 @@ def original(tmp_path_factory):
         project / 'nbs/tutorials/20_use.ipynb',
         ('title-md', '# use\n\n> Exports nothing'),
         ('links-md', f'[room](../00_room.ipynb), [start](../index.ipynb), [run it]({COLAB})'),
-        ('import', 'from pathlib import Path\nfrom mini.room import twice'),
+        ('import', 'from pathlib import Path\n\nfrom mini.room import twice'),
         ('use', 'print(Path.cwd().name, twice(3))'),
     )
     call(project, Path(sys.executable).with_name('nbdev_export')).check_returncode()
@@ -150,18 +152,19 @@ def test_good_project_passes(project):
     subprocess.run(['git', '-C', project, 'add', '.'], check=True)
     done = run_all(project, CI='true')
     assert done.returncode == 0, done.stdout + done.stderr
-    # in step, README, 3 notebooks, 1 test, files as they were
-    assert count(done) == (7, 0)
+    # format, lint, in step, README, 3 notebooks, 1 test, files as they were
+    assert count(done) == (9, 0)
 
 
 def test_every_step_is_taken_and_counted(project):
     edit(project / 'nbs/00_room.ipynb', '== 4', '== 5')
-    edit(project / 'mini/room.py', '2*x', 'x + x')
+    edit(project / 'mini/room.py', '2 * x', 'x + x')
     edit(project / 'README.md', 'Two', 'Three')
-    edit(project / 'tests/test_one.py', 'pass', 'assert False')
+    edit(project / 'tests/test_one.py', '    pass', 'import os\n    assert 1 == 2')
     done = run_all(project)
     assert done.returncode == 1
-    assert count(done) == (2, 4)
+    # of the notebooks two pass; format, lint, in step, README, a notebook and the test fail
+    assert count(done) == (2, 6)
     assert 'mini/room.py is not what its notebook exports' in done.stdout
     assert 'x + x' in (project / 'mini/room.py').read_text(), 'the change by hand was overwritten'
 
@@ -169,19 +172,19 @@ def test_every_step_is_taken_and_counted(project):
 def test_broken_cell_alone_fails(project):
     edit(project / 'nbs/00_room.ipynb', '== 4', '== 5')
     done = run_all(project)
-    assert done.returncode == 1 and count(done) == (5, 1)
+    assert done.returncode == 1 and count(done) == (7, 1)
     assert '00_room.ipynb' in done.stdout.partition('Tests Failed')[2]
 
 
 def test_broken_notebook_in_a_folder_fails(project):
-    edit(project / 'nbs/tutorials/20_use.ipynb', 'twice(3)', 'thrice(3)')
+    edit(project / 'nbs/tutorials/20_use.ipynb', 'twice(3)', 'twice(3) / 0')
     done = run_all(project)
-    assert done.returncode == 1 and count(done) == (5, 1)
+    assert done.returncode == 1 and count(done) == (7, 1)
     assert '20_use.ipynb' in done.stdout.partition('Tests Failed')[2]
 
 
 def test_crash_of_a_notebook_fails_all(project):
-    edit(project / 'nbs/00_room.ipynb', 'assert twice(2) == 4', 'import os; os._exit(1)')
+    edit(project / 'nbs/00_room.ipynb', 'assert twice(2) == 4', 'import os\n\nos._exit(1)')
     done = run_all(project)
     assert done.returncode == 1 and count(done)[1] >= 1
 
@@ -202,8 +205,8 @@ def test_in_step(project):
 @pytest.mark.parametrize(
     'file, old, new, said',
     [
-        ('mini/room.py', '2*x', 'x + x', 'mini/room.py is not what its notebook exports'),
-        ('nbs/00_room.ipynb', '2*x', 'x + x', 'mini/room.py is not what its notebook exports'),
+        ('mini/room.py', '2 * x', 'x + x', 'mini/room.py is not what its notebook exports'),
+        ('nbs/00_room.ipynb', '2 * x', 'x + x', 'mini/room.py is not what its notebook exports'),
         (
             'nbs/00_room.ipynb',
             '"execution_count": null',
@@ -219,8 +222,8 @@ def test_in_step(project):
         ),
         (
             'settings.ini',
-            'version = 0.1.0',
             'version = 0.2.0',
+            'version = 9.9.9',
             'mini/__init__.py is not what its notebook exports',
         ),
     ],
@@ -233,6 +236,19 @@ def test_out_of_step(project, file, old, new, said):
     assert before == {p: p.read_bytes() for p in project.rglob('*') if p.is_file()}, (
         'the check changed files'
     )
+
+
+def test_a_table_that_is_not_copied(project):
+    for folder in 'data', 'mini/data':
+        (project / folder).mkdir()
+        (project / folder / 'aus.csv').write_text('au,name\n')
+    assert out_of_step(project) == []
+    (project / 'data/aus.csv').write_text('au,name\n1,inner brow raiser\n')
+    (project / 'mini/data/other.csv').touch()
+    assert out_of_step(project) == [
+        'mini/data/aus.csv is not what data/aus.csv holds',
+        'mini/data/other.csv comes from no table in data/',
+    ]
 
 
 def test_module_missing_or_without_notebook(project):
@@ -278,7 +294,7 @@ def test_readme_refuses_a_picture_it_cannot_carry(project):
         )
     ]
     index.write_text(json.dumps(nb))
-    with pytest.raises(ValueError, match='Cell use of index.ipynb shows a picture'):
+    with pytest.raises(ValueError, match='Cell use of index.ipynb shows an image'):
         readme(index)
 
 
