@@ -31,6 +31,7 @@ from clef_nb.datasets.photographs import (
     list_files,
     match_images,
 )
+from .registry import register_dataset
 from .texts import AFFECTNET_EXPRESSIONS
 from clef_nb.datasets.twins import (
     _blend_of,
@@ -635,6 +636,9 @@ def _columns(df, paths, parts, keep):
     return out
 
 # %% ../../nbs/datasets/11_affectnet.ipynb #affectnet
+@register_dataset(
+    'affectnet', write=write_affectnet, twin=dict(n_train=2400, n_validation=800), passes=5
+)
 def affectnet(
     # folder with the two lists and the images, or with train_set and val_set; None takes the
     # environment variable CLEF_AFFECTNET

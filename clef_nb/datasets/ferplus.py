@@ -24,6 +24,7 @@ from PIL import Image
 from .files import write_atomically
 from .frames import FrameTable, data_root, read_cells, same_width
 from .photographs import IMAGE_ENDINGS, check_missing, list_files, match_images
+from .registry import register_dataset
 from .texts import FERPLUS_EXPRESSIONS
 from clef_nb.datasets.twins import (
     _blend_of,
@@ -648,6 +649,12 @@ def _from_images(root, votes, labels, number, missing):
     return root, paths, has, notes
 
 # %% ../../nbs/datasets/12_ferplus.ipynb #ferplus
+@register_dataset(
+    'ferplus',
+    write=write_ferplus,
+    twin=dict(n_train=2400, n_public=100, n_private=800),
+    passes=20,
+)
 def ferplus(
     # folder with fer2013new.csv and either fer2013.csv or images; None takes the environment
     # variable CLEF_FERPLUS

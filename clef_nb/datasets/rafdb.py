@@ -14,6 +14,7 @@ import pandas as pd
 
 from .frames import FrameTable, data_root, read_cells, same_width
 from .photographs import check_missing, check_unique, list_files, match_images
+from .registry import register_dataset
 from .texts import RAFDB_EXPRESSIONS
 from clef_nb.datasets.twins import (
     _drawn,
@@ -127,6 +128,7 @@ def _read_list(file):
     return list(names), [int(c) for c in codes], number
 
 # %% ../../nbs/datasets/10_rafdb.ipynb #rafdb
+@register_dataset('rafdb', write=write_rafdb, twin=dict(n_train=2100, n_test=700), passes=20)
 def rafdb(
     # folder with EmoLabel and Image; None takes the environment variable CLEF_RAFDB
     root: str | Path | None = None,
