@@ -65,7 +65,7 @@ def majority_label(
     k = int(_winner(np.asarray(votes)[None], 'majority')[0])
     return 'no majority' if k < 0 else (*FERPLUS_EXPRESSIONS, 'unknown', 'not a face')[k]
 
-# %% ../../nbs/datasets/12_ferplus.ipynb #votes-read
+# %% ../../nbs/datasets/12_ferplus.ipynb #votes-columns
 def _columns(file, header, wanted):
     "Places of the wanted columns"
     for c in wanted:
@@ -89,7 +89,7 @@ def _usage(file, number, column, text):
         )
     return _USAGE[text]
 
-
+# %% ../../nbs/datasets/12_ferplus.ipynb #votes-check
 def _check_names(file, names, number):
     "No name of an image leads to another folder"
     leads = re.compile(r'[/\\:]|^\.', re.M).search
@@ -114,7 +114,7 @@ def _vote_matrix(file, rows, columns, number):
         )
     return np.array(v).astype(np.int16)
 
-
+# %% ../../nbs/datasets/12_ferplus.ipynb #votes-read
 def _read_votes(file):
     "Images, splits and votes of a vote table, and the number of each row's line"
     if not Path(file).is_file():
@@ -205,7 +205,7 @@ def vote(
     p = np.append(0.985 * p / p.sum(), [0.014, 0.001])
     return rng.multinomial(voters, p)
 
-# %% ../../nbs/datasets/12_ferplus.ipynb #twin-images
+# %% ../../nbs/datasets/12_ferplus.ipynb #twin-sample
 # codes of fer2013.csv
 _FER2013 = ('anger', 'disgust', 'fear', 'happiness', 'sadness', 'surprise', 'neutral')
 
@@ -227,7 +227,7 @@ def _votes_for(aus, kind, rng):
         return rng.multinomial(10, [0.03] * 8 + [0.74, 0.02])
     return vote(aus, rng) if kind == 'face' else np.array([0] * 9 + [10])
 
-
+# %% ../../nbs/datasets/12_ferplus.ipynb #twin-images
 def _render_image(image, seed):
     "Pixels uint8 [48, 48] of one image, and the row of its truth"
     split, k, i, expression, kind = image
@@ -260,7 +260,7 @@ def _render_image(image, seed):
         **row,
     )
 
-
+# %% ../../nbs/datasets/12_ferplus.ipynb #twin-numbers
 def _number_rows(rows, kinds):
     "Give each row its place and its image a name"
     number = 0
@@ -271,7 +271,7 @@ def _number_rows(rows, kinds):
         # in the official table some rows without a name use up a number, and some do not
         number += kind != 'no name' or i % 2
 
-# %% ../../nbs/datasets/12_ferplus.ipynb #twin-write-ferplus
+# %% ../../nbs/datasets/12_ferplus.ipynb #twin-files
 def _write_csv(file, header, rows):
     "A table in the style of the official files"
     with open(file, 'w', newline='') as f:
@@ -294,7 +294,7 @@ def _write_pixels(file, images, rows):
     )
     _write_csv(file, ['emotion', 'pixels', 'Usage'], lines)
 
-
+# %% ../../nbs/datasets/12_ferplus.ipynb #twin-write-ferplus
 def write_ferplus(
     root: str | Path,  # folder to make; refused when it exists
     # 'csv': pixels in fer2013.csv; 'images': a file for each image
@@ -468,7 +468,7 @@ def _odd_line(where, text, header, pixels, out):
         out[i] = int(v)
     return cells
 
-# %% ../../nbs/datasets/12_ferplus.ipynb #pixels-parse
+# %% ../../nbs/datasets/12_ferplus.ipynb #pixels-edges
 def _line_edges(text):
     "First and last byte of each line of a file in memory, without its line end"
     data = np.frombuffer(text, np.uint8)
@@ -493,7 +493,7 @@ def _pixel_header(file, text, starts, ends):
     except (UnicodeDecodeError, csv.Error) as e:
         raise ValueError(f'{file} is no text file ({e}); put the original file back') from None
 
-
+# %% ../../nbs/datasets/12_ferplus.ipynb #pixels-parse
 def _splits(file, text, sides, k, usage, odd):
     "The split of each row: entry `k` of the bytes on one side of the pixels, or of an odd line"
     splits = []
