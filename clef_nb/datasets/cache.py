@@ -136,7 +136,7 @@ def _array(path):
         raise ValueError(f'{path} holds {held}; images are uint8 [N, H, W] or [N, H, W, 3]')
     return x
 
-
+# %% ../../nbs/datasets/15_cache.ipynb #sources-open
 def _open(path, is_array, row):
     "The source of one file"
     try:

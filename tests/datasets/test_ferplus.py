@@ -454,7 +454,7 @@ FAULTS = {
     'no pixels': (
         lambda r: (r / FER).unlink(),
         FileNotFoundError,
-        ['ferplus holds no pictures', 'put fer2013.csv there'],
+        ['ferplus holds no images', 'put fer2013.csv there'],
     ),
     'votes: no column': (
         lambda r: edit(r / LABELS, 'contempt', 'Contempt'),
@@ -681,13 +681,13 @@ FAULTS = {
         ValueError,
         ['fer2013.csv, line 6', 'is train', 'says validation', 'row by row'],
     ),
-    'picture missing': (
+    'image missing': (
         lambda r: line(r, 9, lambda t: ''),
         FileNotFoundError,
         [
             'fer2013.csv has 7 rows',
             'fer2013new.csv 8',
-            '1 rows of votes have no picture, from line 9 on',
+            '1 rows of votes have no image, from line 9 on',
             "missing='drop'",
         ],
     ),
@@ -697,7 +697,7 @@ FAULTS = {
         [
             'fer2013.csv has 8 rows',
             'fer2013new.csv 7',
-            '1 pictures have no votes, from line 9 on',
+            '1 images have no votes, from line 9 on',
             "missing='drop'",
         ],
     ),
@@ -746,7 +746,7 @@ def test_drop_of_rows_at_the_end(root):
     assert len(w) == 1 and len(t) == 4 and t.notes['images missing'] == 1
     (root / FER).write_text(pixel_text())
     edit(root / LABELS, '\n' + votes_text().split('\n')[8], '')
-    with pytest.warns(UserWarning, match='1 pictures have no votes') as w:
+    with pytest.warns(UserWarning, match='1 images have no votes') as w:
         t = ferplus(root, missing='drop')
     assert len(w) == 1 and len(t) == 4 and t.notes['images without a label'] == 1
 
@@ -757,7 +757,7 @@ def test_nothing_left_to_read(root):
         ferplus(root)
 
 
-# ---- pictures as files
+# ---- images as files
 
 
 def test_image_missing(images):
@@ -815,8 +815,8 @@ def test_no_image(images, tmp_path):
     assert not (tmp_path / 'cache').exists() or listed(tmp_path / 'cache') == []
 
 
-def test_a_name_used_again_is_one_picture(images, root_rows=ROWS):
-    "As in the official table: two rows, one name. The file shows the later row's picture"
+def test_a_name_used_again_is_one_image(images, root_rows=ROWS):
+    "As in the official table: two rows, one name. The file shows the later row's image"
     rows = [list(r) for r in ROWS]
     rows[0][1] = rows[3][1]
     (images / LABELS).write_text(votes_text(rows))
