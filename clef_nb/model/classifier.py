@@ -19,11 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..datasets.files import write_atomically
-from ..datasets.texts import _label_rows, _table, description_texts, name_texts
+from ..datasets.texts import label_rows, description_texts, name_texts
 from .losses import au_loss as binary_au_loss
 from .losses import expression_loss, multi_positive_loss
 from clef_nb.model.towers import (
-    _evaluating,
+    evaluating,
     embed_images,
     embed_texts,
     load_model,
@@ -125,7 +125,7 @@ def read_label_texts(
 
     Raises FileNotFoundError or ValueError naming file, row and column.
     """
-    return _table(path, ['label', 'name', 'description'], key='label').set_index('label')
+    return label_rows(None, path)
 
 # %% ../../nbs/model/07_classifier.ipynb #checks
 def _are_aus(labels):
@@ -181,7 +181,7 @@ class Classifier(nn.Module):
         self.labels = list(labels)
         self.names = names
         self.descriptions = descriptions
-        self.texts = None if texts is None else _label_rows(labels, texts)
+        self.texts = None if texts is None else label_rows(labels, texts)
         self.au_loss = au_loss if self.multi_label else 'bce'
         self.rule = AU_LOSSES[au_loss] if self.multi_label else _Expressions()
         self.log_scale = nn.Parameter(torch.tensor(FIRST_SCALE).log())
@@ -267,7 +267,7 @@ def predict(
 ) -> np.ndarray:
     "Probabilities from the similarity to the label texts alone."
     z = torch.from_numpy(embed_images(self.model, images, batch_size))
-    with _evaluating(self):
+    with evaluating(self):
         logits = self(z.to(self.bias.device), self.classes())
         p = logits.sigmoid() if self.multi_label else logits.softmax(1)
     return p.cpu().numpy()
