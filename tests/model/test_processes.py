@@ -1024,6 +1024,38 @@ def test_the_core_does_not_import_accelerate():
     assert done.stdout.strip() == 'False', done.stderr
 
 
+@pytest.mark.parametrize('nccl', [True, False])
+def test_on_gpus_each_process_of_a_machine_takes_its_own(monkeypatch, nccl):
+    "Without GPUs: what torch would be asked for"
+    called = []
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 4)
+    monkeypatch.setattr(torch.cuda, 'set_device', called.append)
+    monkeypatch.setattr(dist, 'is_nccl_available', lambda: nccl)
+    monkeypatch.setattr(dist, 'init_process_group', called.append)
+    monkeypatch.delenv('WORLD_SIZE', raising=False)
+    assert device() == torch.device('cuda') and called == []
+    # the second machine of two with four GPUs each
+    for name, value in dict(WORLD_SIZE='8', RANK='6', LOCAL_RANK='2').items():
+        monkeypatch.setenv(name, value)
+    assert device() == torch.device('cuda', 2)
+    assert called == ['nccl' if nccl else 'gloo', torch.device('cuda', 2)]
+
+
+def test_processes_on_one_cpu_share_its_cores_unless_told_otherwise(monkeypatch):
+    threads = []
+    monkeypatch.setattr(dist, 'init_process_group', lambda backend: None)
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: 8)
+    monkeypatch.setattr(torch, 'set_num_threads', threads.append)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    for name, value in dict(WORLD_SIZE='3', LOCAL_WORLD_SIZE='3').items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+    assert device() == torch.device('cpu') and threads == []
+    monkeypatch.delenv('OMP_NUM_THREADS')
+    assert device() == torch.device('cpu') and threads == [2]
+
+
 def own_stage(rank, n, folder):
     parts, saved, tower, real = [], [], nn.Linear(192, 4), training._save
     training._save = lambda *a: saved.append(1) or real(*a)
