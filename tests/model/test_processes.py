@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,7 @@ from clef_nb.model.losses import au_loss, expression_loss
 from clef_nb.model.losses_fast import image_text, name_description, supcon
 from clef_nb.model.stages import align, other_subject_loss, pretrain
 from clef_nb.model.towers import load_model
+from clef_nb.model.training import TrainSettings
 
 START = 'forkserver' if 'forkserver' in multiprocessing.get_all_start_methods() else 'spawn'
 if START == 'forkserver':
@@ -742,25 +744,25 @@ def double():
     In single precision two right runs part quickly: a rounding carries an activation over the kink
     of a ReLU, and AdamW divides a gradient that is rounding alone by its own size.
     """
-    single, kept = torch.Tensor.float, (stages.augment, stages.embed_images, stages.has_bf16)
+    single = torch.Tensor.float
+    kept = stages._view, stages.embed_images, stages.has_bf16
 
-    def augment(x, **kw):
+    def view(*args):
         torch.Tensor.float = single
         try:
-            return kept[0](x, **kw).double()
+            return kept[0](*args).double()
         finally:
             torch.Tensor.float = torch.Tensor.double
 
-    torch.Tensor.float, stages.augment, stages.has_bf16 = (
-        torch.Tensor.double,
-        augment,
-        lambda device: False,
-    )
+    torch.Tensor.float = torch.Tensor.double
+    stages._view = view
     stages.embed_images = lambda model, x: kept[1](copy.deepcopy(model).to(torch.float32), x)
+    stages.has_bf16 = lambda device: False
     try:
         yield
     finally:
-        torch.Tensor.float, (stages.augment, stages.embed_images, stages.has_bf16) = single, kept
+        torch.Tensor.float = single
+        stages._view, stages.embed_images, stages.has_bf16 = kept
 
 
 def expressions(table):
@@ -772,23 +774,29 @@ def expressions(table):
     )
 
 
-# 11 rows a batch are shared as 5 and 6. chunk is for the processes: one process takes all at once
+# 11 rows a batch are shared as 5 and 6. micro_batch is for the processes: one process takes all at
+# once
 TRAINED = {
-    'pretrain': lambda m, data, chunk, **kw: pretrain(m, *data, **kw),
-    'pretrain, other subjects': lambda m, data, chunk, **kw: pretrain(
-        m, *data, positives='activity_other_subject', **kw
+    'pretrain': lambda m, data, settings, micro_batch: pretrain(m, *data, settings=settings),
+    'pretrain, other subjects': lambda m, data, settings, micro_batch: pretrain(
+        m, *data, positives='activity_other_subject', settings=settings
     ),
-    'pretrain, instances': lambda m, data, chunk, **kw: pretrain(
-        m, *data, positives='instance', activity_texts=False, **kw
+    'pretrain, instances': lambda m, data, settings, micro_batch: pretrain(
+        m, *data, positives='instance', activity_texts=False, settings=settings
     ),
-    'pretrain, chunks': lambda m, data, chunk, **kw: pretrain(
-        m, *data, freeze=('batch_norm', 'token_embedding'), chunk=chunk, **kw
+    'pretrain, micro-batches': lambda m, data, settings, micro_batch: pretrain(
+        m,
+        *data,
+        settings=replace(
+            settings, freeze=('batch_norm', 'token_embedding'), micro_batch=micro_batch
+        ),
     ),
-    'align': lambda m, data, chunk, **kw: align(m, *data, **kw).log,
-    'align, expressions': lambda m, data, chunk, **kw: (
-        align(m, data[0], expressions(data[1]), **kw).log
+    'align': lambda m, data, settings, micro_batch: align(m, *data, settings=settings).log,
+    'align, expressions': lambda m, data, settings, micro_batch: (
+        align(m, data[0], expressions(data[1]), settings=settings).log
     ),
 }
+SHORT = TrainSettings(steps=3, batch_size=11, progress=False, seed=2)
 
 
 def digest(module):
@@ -797,14 +805,9 @@ def digest(module):
     ).hexdigest()
 
 
-def trained(name, chunk=None, seed=0, **kw):
+def trained(name, micro_batch=None, seed=0, **changes):
     m = load_model(pretrained=None, seed=seed)
-    return (
-        TRAINED[name](
-            m, study(), chunk, **{**dict(steps=3, batch_size=11, progress=False, seed=2), **kw}
-        ),
-        m,
-    )
+    return TRAINED[name](m, study(), replace(SHORT, **changes), micro_batch), m
 
 
 def small():
@@ -818,12 +821,12 @@ def small():
         )
 
 
-def trained_in_double(name, chunk=None):
+def trained_in_double(name, micro_batch=None):
     "(log, by how much each number of the towers changed in two steps, digest of the weights)"
     with double():
         m = small().double()
         start = {k: w.clone() for k, w in m.state_dict().items()}
-        log = TRAINED[name](m, study(), chunk, steps=2, batch_size=11, progress=False, seed=2)
+        log = TRAINED[name](m, study(), replace(SHORT, steps=2), micro_batch)
     return (
         log,
         {k: w - start[k] for k, w in m.state_dict().items() if w.is_floating_point()},
@@ -843,13 +846,13 @@ def training_cases(rank, n, folder):
     saved = []
     for name in TRAINED:
         out[name, 'double'] = trained_in_double(name, 2)
-    real = training._save
+    real = training._Checkpoint.save
 
-    def noted(*a):
-        saved.append(a[0].name)
-        real(*a)
+    def noted(checkpoint, *a):
+        saved.append(checkpoint.path.name)
+        real(checkpoint, *a)
 
-    training._save = noted
+    training._Checkpoint.save = noted
     files = folder / 'whole'
     file = files / 'c.pt'
     # process 0 is followed, whatever the others start from
@@ -950,9 +953,7 @@ def test_a_checkpoint_that_one_process_alone_sees_is_refused(groups):
 
 def unstarted(rank, n, folder):
     before = rank_and_world_size(), str(device()), rank_and_world_size()
-    log = pretrain(
-        load_model(pretrained=None), *study(), steps=1, batch_size=11, progress=False, seed=2
-    )
+    log = pretrain(load_model(pretrained=None), *study(), settings=replace(SHORT, steps=1))
     destroy_process_group()
     return before, rank_and_world_size(), log['loss'][0]
 
@@ -960,9 +961,9 @@ def unstarted(rank, n, folder):
 def test_under_a_launcher_the_processes_meet_by_themselves(tmp_path):
     "torchrun sets the environment and nothing else"
     found = launch(unstarted, 2, tmp_path, started=False)
-    whole = pretrain(
-        load_model(pretrained=None), *study(), steps=1, batch_size=11, progress=False, seed=2
-    )['loss'][0]
+    whole = pretrain(load_model(pretrained=None), *study(), settings=replace(SHORT, steps=1))[
+        'loss'
+    ][0]
     for rank, (before, after, loss) in enumerate(found):
         assert (
             before[0] == (0, 1)
@@ -1024,9 +1025,42 @@ def test_the_core_does_not_import_accelerate():
     assert done.stdout.strip() == 'False', done.stderr
 
 
+@pytest.mark.parametrize('nccl', [True, False])
+def test_on_gpus_each_process_of_a_machine_takes_its_own(monkeypatch, nccl):
+    "Without GPUs: what torch would be asked for"
+    called = []
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 4)
+    monkeypatch.setattr(torch.cuda, 'set_device', called.append)
+    monkeypatch.setattr(dist, 'is_nccl_available', lambda: nccl)
+    monkeypatch.setattr(dist, 'init_process_group', called.append)
+    monkeypatch.delenv('WORLD_SIZE', raising=False)
+    assert device() == torch.device('cuda') and called == []
+    # the second machine of two with four GPUs each
+    for name, value in dict(WORLD_SIZE='8', RANK='6', LOCAL_RANK='2').items():
+        monkeypatch.setenv(name, value)
+    assert device() == torch.device('cuda', 2)
+    assert called == ['nccl' if nccl else 'gloo', torch.device('cuda', 2)]
+
+
+def test_processes_on_one_cpu_share_its_cores_unless_told_otherwise(monkeypatch):
+    threads = []
+    monkeypatch.setattr(dist, 'init_process_group', lambda backend: None)
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: 8)
+    monkeypatch.setattr(torch, 'set_num_threads', threads.append)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    for name, value in dict(WORLD_SIZE='3', LOCAL_WORLD_SIZE='3').items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+    assert device() == torch.device('cpu') and threads == []
+    monkeypatch.delenv('OMP_NUM_THREADS')
+    assert device() == torch.device('cpu') and threads == [2]
+
+
 def own_stage(rank, n, folder):
-    parts, saved, tower, real = [], [], nn.Linear(192, 4), training._save
-    training._save = lambda *a: saved.append(1) or real(*a)
+    parts, saved, tower = [], [], nn.Linear(192, 4)
+    real = training._Checkpoint.save
+    training._Checkpoint.save = lambda *a: saved.append(1) or real(*a)
 
     def losses(batch):
         parts.append((batch.part.start, batch.part.stop))
@@ -1041,9 +1075,7 @@ def own_stage(rank, n, folder):
         np.zeros((9, 8, 8, 3), np.uint8),
         ShuffledBatches(9, 9),
         losses,
-        steps=1,
-        progress=False,
-        checkpoint=folder / 'c' / 'own.pt',
+        TrainSettings(steps=1, progress=False, checkpoint=folder / 'c' / 'own.pt'),
     )
     destroy_process_group()
     return parts, len(saved)
