@@ -10,9 +10,9 @@ float. torchvision's transforms v1, one image at a time, are the usual RandomRes
 RandomRotation (both bilinear, as ours), RandomHorizontalFlip, ColorJitter with hue and
 RandomGrayscale, on PIL images and on uint8 tensors; `over` is the faster of the two. kornia does
 the batch at once, with random parameters for each image. decoding: frames of BP4D's size (1040 x
-1392, made up) to 64 and 224 px, central square. `difference` is the mean over pixels of the absolute
-difference to Pillow, of 255, and `most` the largest. 'reduced' lets libjpeg shrink by 2, 4 or 8
-while it decodes, to at least twice the size wanted; clef_nb does not do it, because of what it
+1392, made up) to 64 and 224 px, central square. `difference` is the mean over pixels of the
+absolute difference to Pillow, of 255, and `most` the largest. 'reduced' lets libjpeg shrink by 2, 4
+or 8 while it decodes, to at least twice the size wanted; clef_nb does not do it, because of what it
 changes. waiting: share of a loop spent waiting for images, where a batch is decoded by Pillow from
 JPEG files and clef-tiny's image tower takes a forward and a backward pass; the first batch, for
 which one always waits, is counted. Wall time, so it depends on the number of cores and on what else
