@@ -32,7 +32,7 @@ import numpy as np
 import pandas as pd
 from machine import cpu_model, save
 
-from clef_nb.datasets import ferplus as module
+import clef_nb.datasets.ferplus as module
 from clef_nb.datasets.texts import FERPLUS_EXPRESSIONS
 
 HERE = Path(__file__).resolve().parent

@@ -25,7 +25,8 @@ torch.set_num_threads(1)
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 
-from clef_nb.measure.leakage import leakage_report, make_embeddings
+from clef_nb.measure.leakage import leakage_report
+from clef_nb.measure.measures import make_embeddings
 
 HERE = Path(__file__).resolve().parent
 MEASURES = [

@@ -18,7 +18,7 @@ from clef_nb.datasets.texts import activity_texts, name_texts
 from clef_nb.faces.people import sample_subject
 from clef_nb.faces.render import Shot, render
 from clef_nb.figures.plots import plot_pareto
-from clef_nb.measure.intervals import intervals
+from clef_nb.measure.intervals import resampled_t_intervals
 
 IMAGES = Path('nbs/images')
 STUDY = Path('data/studies/30_pairing.parquet')
@@ -188,7 +188,7 @@ def method():
 
 def headline():
     "Identity preference against AU recognition, for each pairing strategy of study 30"
-    found = intervals(pd.read_parquet(STUDY), ['pairs', 'measure'], overlap=14 / 27)
+    found = resampled_t_intervals(pd.read_parquet(STUDY), ['pairs', 'measure'], overlap=14 / 27)
     found = found.set_index(['pairs', 'measure'])
     points = {}
     for strategy in STRATEGIES:

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from clef_nb.datasets.files import write_atomically
 from clef_nb.faces.captions import captioned_faces
 from clef_nb.model.augment import Augmentation, to_float
-from clef_nb.model.losses import image_text
+from clef_nb.model.losses_fast import image_text
 from clef_nb.model.towers import (
     embed_images,
     embed_texts,
@@ -44,7 +44,7 @@ GENTLE = Augmentation(
     brightness=0.15,
     contrast=0.15,
     saturation=0.15,
-    grey=0.0,
+    grayscale=0.0,
 )
 QUESTIONS = {  # question: words that a caption of the class contains, prompt
     'glasses': [('glasses', 'a photo of a person with glasses'), (None, 'a photo of a person')],

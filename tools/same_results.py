@@ -64,10 +64,10 @@ def twins(folder):
 
 def losses_before(twin, cache):
     "The first ten losses of both stages, by the functions of version 0.1"
-    from clef_nb.batches import frame_cache
-    from clef_nb.lab import bp4d
-    from clef_nb.stages import align, pretrain
-    from clef_nb.towers import load_model
+    from clef_nb.datasets.cache import frame_cache
+    from clef_nb.datasets.bp4d import bp4d
+    from clef_nb.model.stages import align, pretrain
+    from clef_nb.model.towers import load_model
 
     table, model = bp4d(twin), load_model('clef-tiny')
     images = frame_cache(table, 64, folder=cache)
@@ -107,7 +107,7 @@ def demo(folder, quick):
     try:
         from clef_nb.experiments.demo import demo as run
     except ImportError:
-        from clef_nb.reproduce import demo as run
+        from clef_nb.experiments.demo import demo as run
     rows = run(folder / 'demo', folder / 'demo-twin', quick=quick, progress=False)
     return {
         f'{row["row"]}: {name}' + (' (interval)' if name.endswith(INTERVALS) else ''): repr(value)

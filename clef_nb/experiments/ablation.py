@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TWINS', 'PAPER', 'TINY', 'ablation_rows', 'choose_rows', 'Source', 'open_source', 'paper_recipe', 'open_experiment',
-           'left_out_scores', 'open_lab', 'row_towers', 'ablation_cell', 'stage2_cell', 'over_people', 'ablate',
-           'confusion_of', 'orderings', 'ablation_text', 'reproduce_parser']
+           'open_lab', 'row_towers', 'ablation_cell', 'stage2_cell', 'ablate', 'confusion_of', 'orderings',
+           'ablation_text', 'reproduce_parser']
 
 # %% ../../nbs/experiments/03_ablation.ipynb #imports
 import argparse
@@ -18,7 +18,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
 from torch import nn
 
 from ..datasets.cache import frame_cache
@@ -30,7 +29,7 @@ from .runner import grid, paired_differences, run_grid
 from .settings import RECIPE
 from .studies import cached_model
 from ..figures.published import row_name
-from ..measure.metrics import _auroc, _f1, concordance, confusion, f1_counts
+from ..measure.metrics import confusion
 from ..model.stages import _hash, align, pretrain
 from ..model.towers import load_model
 
@@ -212,63 +211,6 @@ def open_experiment(
         source,
         paper_recipe(source) if real else TINY,
         Path(folder) / ('runs/reproduction' if real else 'data/studies') / f'{kept}.parquet',
-    )
-
-# %% ../../nbs/experiments/03_ablation.ipynb #cell
-def left_out_scores(
-    prob: np.ndarray,  # probabilities [N, K]
-    # AUs: 0, 1, nan for not coded, [N, K]; expressions: position of the true one, [N]
-    target: np.ndarray,
-    unit: np.ndarray,  # subject, or group, of each frame [N]
-    labels: list[str],  # of the K columns
-    # measure (f1, auroc; or recall, accuracy), label ('mean' for all), left_out ('' for nobody),
-    # value
-) -> pd.DataFrame:
-    """Scores on all frames, and with one unit left out after the other.
-
-    A label with one class alone has no score and is not part of the mean.
-    """
-    codes, names = pd.factorize(np.asarray(unit), sort=True)
-    w = np.vstack([np.ones(len(names)), 1 - np.eye(len(names))])
-    if np.ndim(target) == 2:
-        with np.errstate(invalid='ignore', divide='ignore'):
-            found = {
-                'f1': np.stack(
-                    [_f1(w @ f1_counts(p, t, unit)) for p, t in zip(prob.T, target.T)], 1
-                ),
-                'auroc': np.stack(
-                    [_auroc(*concordance(p, t, unit), w) for p, t in zip(prob.T, target.T)], 1
-                ),
-            }
-        found['f1'][np.isnan(found['auroc'])] = np.nan
-    else:
-        right, K = prob.argmax(1) == target, len(labels)
-        hits, there = (
-            np.stack(
-                [np.bincount(codes[m & (target == k)], minlength=len(names)) for k in range(K)], 1
-            ).astype(float)
-            for m in (right, np.ones(len(right), bool))
-        )
-        with np.errstate(invalid='ignore', divide='ignore'):
-            found = {'recall': (w @ hits) / (w @ there)}
-    rows = [(m, l, x[:, k]) for m, x in found.items() for k, l in enumerate(labels)] + [
-        (m, 'mean', np.nanmean(x, 1)) for m, x in found.items()
-    ]
-    if np.ndim(target) == 1:
-        rows.append(('accuracy', 'mean', (w @ hits).sum(1) / (w @ there).sum(1)))
-    return pd.concat(
-        [
-            pd.DataFrame(
-                {
-                    'measure': m,
-                    'label': l,
-                    'left_out': ['', *map(str, names)],
-                    'value': np.round(x, 5),
-                }
-            )
-            for m, l, x in rows
-        ],
-        ignore_index=True,
     )
 
 # %% ../../nbs/experiments/03_ablation.ipynb #towers
@@ -454,33 +396,6 @@ def stage2_cell(
     return ablation_cell(
         row, fold, seed, recipe=recipe | dict(align=recipe['align'] | align), folder=folder
     )
-
-# %% ../../nbs/experiments/03_ablation.ipynb #interval
-def over_people(
-    cells: pd.DataFrame,  # of `ablate`, or of `paired_differences(cells, 'row', name)`
-    by: tuple[str, ...] = ('row', 'measure', 'label'),  # columns whose groups are summed up
-) -> pd.DataFrame:  # columns `by`, value, low, high
-    """Mean over folds and seeds, with a 95 % interval over test people (or groups of images) and
-    seeds: the jackknife (Tukey 1958).
-    """
-    by, each = list(by), [*by, 'fold']
-    person, full = cells['left_out'] != '', cells[cells['left_out'] == '']
-    left = (
-        cells[person]
-        .groupby([*each, 'left_out'], sort=False)['value']
-        .mean()
-        .groupby(each, sort=False)
-    )
-    of_people = left.agg(lambda x: (len(x) - 1) * x.var(ddof=0))
-    of_seeds = full.groupby(each, sort=False)['value'].agg(
-        lambda x: x.var() / len(x) if len(x) > 1 else 0.0
-    )
-    folds = of_people.groupby(by, sort=False).count()
-    half = stats.t.ppf(0.975, left.count().groupby(by, sort=False).sum() - folds) * (
-        (of_people + of_seeds).groupby(by, sort=False).sum() ** 0.5 / folds
-    )
-    value = full.groupby(each, sort=False)['value'].mean().groupby(by, sort=False).mean()
-    return pd.DataFrame({'value': value, 'low': value - half, 'high': value + half}).reset_index()
 
 # %% ../../nbs/experiments/03_ablation.ipynb #ablate
 def ablate(

@@ -32,7 +32,7 @@ from ..datasets.bp4d import bp4d, write_bp4d
 from ..datasets.cache import frame_cache
 from ..datasets.registry import data_parser
 from ..measure.leakage import compare, leakage_report, raw_pixels
-from ..measure.metrics import au_scores
+from ..measure.scores import au_scores
 from clef_nb.model.distributed import (
     destroy_process_group,
     device,

@@ -29,7 +29,8 @@ from ..faces.render import render, sample_shot
 from ..faces.sequences import EXPRESSION_AUS, faces, occurrence, subject_names
 from ..measure.erasure import leace
 from ..measure.leakage import counterfactual, leakage_report, raw_pixels
-from ..measure.metrics import au_scores, concordance
+from ..measure.metrics import concordance
+from ..measure.scores import au_scores
 from ..model.stages import align, pretrain
 from ..model.towers import embed_images, load_model, save_model
 

@@ -16,16 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..datasets.sampling import ShuffledBatches
-from ..datasets.texts import _label_rows, name_texts, prompts
-from clef_nb.experiments.ablation import (
-    TINY,
-    TWINS,
-    left_out_scores,
-    open_lab,
-    open_source,
-    row_towers,
-)
+from ..datasets.texts import label_rows, name_texts, prompts
+from .ablation import TINY, TWINS, open_lab, open_source, row_towers
 from .studies import assigned, miniature
+from ..measure.intervals import left_out_scores
 from ..model.distributed import device
 from ..model.losses import au_loss, positive_weights
 from ..model.stages import _bound, _texts, _views, align
@@ -51,7 +45,7 @@ def label_vectors(
         return embed_texts(model, name_texts(labels))
     forms, rows = (
         prompts().query("kind == 'description'")['template'],
-        _label_rows(labels, None)['description'],
+        label_rows(labels, None)['description'],
     )
     t = embed_texts(model, [form.replace('{}', text) for text in rows for form in forms])
     return F.normalize(t.reshape(len(labels), len(forms), -1).mean(1), dim=-1)

@@ -29,7 +29,7 @@ from ..faces.people import Subject, sample_subject
 from ..faces.render import POSED, Shot, render
 from ..faces.sequences import EXPRESSION_AUS, subject_names
 from .plots import _COLOURS, _figure, _number
-from ..model.stages import Classifier
+from ..model.classifier import Classifier
 from ..model.towers import embed_images, embed_texts, load_model
 
 # %% ../../nbs/figures/03_face_widget.ipynb #poses

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from sklearn.manifold import TSNE
 
-from ..measure.metrics import _array
+from ..datasets.cache import _array
 
 # %% ../../nbs/figures/00_plots.ipynb #palette
 _COLOURS = [c for i, c in enumerate(sns.color_palette('colorblind')) if i != 7] + [(0.1, 0.1, 0.1)]

@@ -28,7 +28,7 @@ from ..faces.people import Subject
 from ..faces.render import Shot, render
 from .plots import _COLOURS
 from ..model.augment import to_float
-from ..model.towers import _evaluating, embed_texts, model_input
+from ..model.towers import evaluating, embed_texts, model_input
 
 # %% ../../nbs/figures/02_relevance.ipynb #cams
 # activations and gradients [B, C, h, w] -> [B, 1, h, w]
@@ -232,7 +232,7 @@ def image_relevance(
     if t.ndim != 2 or t.shape[1] != dim:
         raise ValueError(f'classes must be texts or vectors [K, {dim}], not {list(t.shape)}')
     out = np.zeros((len(images), len(t), *images.shape[1:3]), np.float32)
-    with _evaluating(model), torch.enable_grad():
+    with evaluating(model), torch.enable_grad():
         for i in range(0, len(images), batch_size):
             x = model_input(
                 model, to_float(torch.from_numpy(np.array(images[i : i + batch_size])).to(p.device))

@@ -66,7 +66,7 @@ class TrainSettings:
     batch_size: int = 256
     lr: float = 1e-3  # highest learning rate, 0 or more
     weight_decay: float = 0.05  # of AdamW, 0 or more
-    # draws batches, views and templates: the same seed gives the same numbers on one machine
+    # of batches, views and templates: the same seed gives the same numbers on one machine
     seed: int = 0
     freeze: tuple[str, ...] = ()  # parts of the towers that stay as they are, from `FREEZE`
     # images whose activations are in memory at one time, with the gradient of the whole batch; None
@@ -271,7 +271,7 @@ def _fingerprint(module, images):
         'images': hashlib.sha256(shown).hexdigest()[:12],
     }
 
-
+# %% ../../nbs/model/06_training.ipynb #checkpoint
 class _Checkpoint:
     "The state of a run in a file; nothing is read or written where `path` is None"
 

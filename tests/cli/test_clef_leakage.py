@@ -9,7 +9,8 @@ import pytest
 
 from clef_nb.datasets.frames import FrameTable
 from clef_nb.experiments.demo import demo as reproduce
-from clef_nb.measure.leakage import leakage_report, make_embeddings
+from clef_nb.measure.leakage import leakage_report
+from clef_nb.measure.measures import make_embeddings
 
 THREE = ['id_accuracy', 'knn_id', 'id_preference']
 QUICK = ['--measures', *THREE, '--n-boot', '50']

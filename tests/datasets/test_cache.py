@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from clef_nb.datasets import cache
+import clef_nb.datasets.cache as cache
 from clef_nb.datasets.cache import fetch, frame_cache, prefetch
 from clef_nb.datasets.frames import FrameTable
 

@@ -10,7 +10,8 @@ import torch
 from clef_nb.datasets.bp4d import write_bp4d
 from clef_nb.datasets.rafdb import write_rafdb
 from clef_nb.experiments import ablation
-from clef_nb.experiments.ablation import ablation_rows, open_experiment, open_source, over_people
+from clef_nb.experiments.ablation import ablation_rows, open_experiment, open_source
+from clef_nb.measure.intervals import jackknife_intervals
 from clef_nb.experiments.demo import main
 from clef_nb.model.towers import load_model
 
@@ -210,6 +211,6 @@ def test_intervals_cover(tmp_path):
         cells = ablation.left_out_scores(
             p.reshape(-1, 1).astype(float), y.reshape(-1, 1).astype(float), who, ['AU1']
         ).assign(row='x', fold=1, seed=0)
-        r = over_people(cells[cells['measure'] == 'f1']).query('label == "mean"').iloc[0]
+        r = jackknife_intervals(cells[cells['measure'] == 'f1']).query('label == "mean"').iloc[0]
         hits += r.low <= truth <= r.high
     assert 0.88 <= hits / 200 <= 0.99, hits

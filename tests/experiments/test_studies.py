@@ -14,7 +14,8 @@ import pytest
 
 from clef_nb.experiments import studies
 from clef_nb.experiments.demo import demo as reproduce
-from clef_nb.experiments.runner import grid, intervals, run_grid
+from clef_nb.experiments.runner import grid, run_grid
+from clef_nb.measure.intervals import resampled_t_intervals
 
 ROOT = Path(__file__).resolve().parents[2]
 calls = []
@@ -131,7 +132,7 @@ def test_coverage_of_the_interval():
         for a in range(5):
             rows.append(dict(assignment=a, pairs='x', value=world[rng.permutation(41)[:14]].mean()))
         for i, overlap in enumerate((14 / 27, 0.0)):
-            r = intervals(pd.DataFrame(rows), ['pairs'], overlap=overlap).iloc[0]
+            r = resampled_t_intervals(pd.DataFrame(rows), ['pairs'], overlap=overlap).iloc[0]
             hit[i] += r.low <= 0 <= r.high
     assert 0.92 < hit[0] / 400 < 0.98 and hit[1] / 400 < 0.85
 

@@ -20,7 +20,8 @@ from clef_nb.figures.plots import (
     tsne_2d,
     umap_2d,
 )
-from clef_nb.measure.leakage import leakage_report, make_embeddings
+from clef_nb.measure.leakage import leakage_report
+from clef_nb.measure.measures import make_embeddings
 
 NAMES = [
     'raw pixels',

@@ -14,7 +14,7 @@ from clef_nb.datasets.texts import activity_texts, name_texts
 from clef_nb.faces.render import render
 from clef_nb.figures.face_widget import _PROTOTYPES, face_playground
 from clef_nb.figures.map_widget import _SIZE, embedding_browser
-from clef_nb.model.stages import Classifier
+from clef_nb.model.classifier import Classifier
 from clef_nb.model.towers import embed_images, embed_texts, load_model
 
 

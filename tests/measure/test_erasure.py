@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
 from clef_nb.measure.erasure import erase, leace
-from clef_nb.measure.leakage import id_accuracy, knn_id, make_embeddings
+from clef_nb.measure.measures import make_embeddings
+from clef_nb.measure.neighbours import knn_id
+from clef_nb.measure.probes import id_accuracy
 from clef_nb.model.adversary import IdentityAdversary, reverse_gradient
 
 

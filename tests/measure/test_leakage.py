@@ -11,33 +11,43 @@ import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import Ridge
 
-from clef_nb.measure.erasure import leace
-from clef_nb.measure.leakage import (
-    _deal,
-    _discriminant,
-    _draws,
-    _interval,
+from clef_nb.measure.au_measures import (
     _pairs,
     _ridge,
-    _shares,
-    _shuffled,
     _subject_folds,
     amnesic_difference,
     au_auroc,
+    split_gap,
+)
+from clef_nb.measure.erasure import leace
+from clef_nb.measure.intervals import bootstrap_weights, expanded_percentiles, subject_bootstrap
+from clef_nb.measure.leakage import (
     compare,
     counterfactual,
-    id_accuracy,
-    id_preference,
-    knn_id,
     leakage_report,
-    make_embeddings,
+    measure_label,
+    measure_names,
     raw_pixels,
-    selectivity,
-    split_gap,
-    v_information,
-    variance_partition,
 )
-from clef_nb.measure.metrics import auroc, subject_bootstrap
+from clef_nb.measure.measures import (
+    MEASURES as REGISTERED,
+)
+from clef_nb.measure.measures import (
+    by_subject,
+    checked_frames,
+    make_embeddings,
+    measure,
+)
+from clef_nb.measure.metrics import auroc
+from clef_nb.measure.neighbours import _shares, id_preference, knn_id, variance_partition
+from clef_nb.measure.probes import (
+    _discriminant,
+    frame_folds,
+    id_accuracy,
+    selectivity,
+    shuffled_subjects,
+    v_information,
+)
 
 
 def given_activity(*x, **kw):
@@ -331,7 +341,7 @@ def test_draws_are_the_value_if_these_subjects_had_been_drawn():
     "People drawn twice enter as two people, but for pairs of a person with himself in the variance"
     z, s, a, au = made_au(identity=0.4, activity=0.4, au=0.5)
     r = leakage_report(z, s, a, au, n_boot=20)
-    w = _draws(6, 20, 0)
+    w = bootstrap_weights(6, 20, 0)
     for m, f in (
         ('id_accuracy', id_accuracy),
         ('selectivity', selectivity),
@@ -364,8 +374,9 @@ def test_draws_are_the_value_if_these_subjects_had_been_drawn():
         values.append(right / pairs)
     assert r.attrs['draws']['au_auroc'][b] == pytest.approx(np.mean(values), abs=1e-12)
     low, high = subject_bootstrap(lambda w: w @ np.arange(6.0) / 6, names, 20, 0, 0.5)
-    # the draws of metrics
-    assert np.quantile(w @ np.arange(6.0) / 6, [0.25, 0.75]).tolist() == [low, high]
+    # the resamples of the tables of scores
+    same = expanded_percentiles(w @ np.arange(6.0) / 6, 6, level=0.5)
+    assert same.tolist() == [low, high]
 
 
 def test_parts_are_kept():
@@ -497,12 +508,12 @@ def test_folds_and_control_task():
     _, s, a = made(frames=7)
     s, a = codes(s, a)
     for keep in (np.ones(len(s), bool), np.random.default_rng(0).random(len(s)) < 0.5):
-        fold = _deal(s[keep], a[keep], 4, 0)
+        fold = frame_folds(s[keep], a[keep], 4, 0)
         for by in ([s[keep]], [s[keep], a[keep]]):
             count = pd.crosstab(by, fold).reindex(columns=range(4), fill_value=0)
             assert (count.max(axis=1) - count.min(axis=1)).max() <= 1
-        assert (fold != _deal(s[keep], a[keep], 4, 1)).mean() > 0.5
-    other = _shuffled(s, a, np.random.default_rng(0))
+        assert (fold != frame_folds(s[keep], a[keep], 4, 1)).mean() > 0.5
+    other = shuffled_subjects(s, a, np.random.default_rng(0))
     assert (pd.crosstab(other, a) == 7).all().all() and pd.Series(other).groupby(
         [s, a]
     ).nunique().max() == 1
@@ -513,7 +524,7 @@ def test_selectivity_is_the_difference_of_two_tasks():
     z, s, a = made(identity=0.3, sequence=0.5)
     z = z.astype(float)
     sc, ac = codes(s, a)
-    fold, rng = _deal(sc, ac, 4, 0), np.random.default_rng(0)
+    fold, rng = frame_folds(sc, ac, 4, 0), np.random.default_rng(0)
 
     def right(y):
         return np.mean(
@@ -524,7 +535,7 @@ def test_selectivity_is_the_difference_of_two_tasks():
         )
 
     assert selectivity(z, s, a) == pytest.approx(
-        right(sc) - np.mean([right(_shuffled(sc, ac, rng)) for _ in range(3)]), abs=1e-12
+        right(sc) - np.mean([right(shuffled_subjects(sc, ac, rng)) for _ in range(3)]), abs=1e-12
     )
 
 
@@ -594,7 +605,7 @@ def test_v_information_is_the_slow_one(given):
         np.array([b[sc == i].mean() for i in range(4)])
         for b in [
             slow_bits(z.astype(float), y, ac, given)
-            for y in (sc, *(_shuffled(sc, ac, rng) for _ in range(3)))
+            for y in (sc, *(shuffled_subjects(sc, ac, rng) for _ in range(3)))
         ]
     )
     each = real - sum(x * (x.mean() > 0) for x in shuffled) / 3
@@ -664,7 +675,7 @@ def test_variance_of_drawn_people_leaves_copies_out():
     """
     z, s, a = made(activity=0.4, identity=0.3, n_subjects=10)
     shares = _shares(z.astype(float), *codes(s, a), np.unique(s), np.unique(a))
-    draws = shares(_draws(10, 4000, 0))
+    draws = shares(bootstrap_weights(10, 4000, 0))
     np.testing.assert_allclose(draws.mean(0), shares(np.ones((1, 10)))[0], atol=0.004)
     assert shares(np.array([[2.0, 2, 2, 2, 2, 0, 0, 0, 0, 0]])) == pytest.approx(
         shares(np.array([[2.0, 2, 2, 2, 2, 0, 0, 0, 0, 0]]) / 2), abs=0.1
@@ -755,7 +766,7 @@ def test_amnesic_difference_is_the_slow_one():
 
     erased = auroc_after(lambda rows: sc[rows])
     shuffled = np.mean(
-        [auroc_after(lambda rows: _shuffled(sc[rows], ac[rows], rng)) for _ in range(3)]
+        [auroc_after(lambda rows: shuffled_subjects(sc[rows], ac[rows], rng)) for _ in range(3)]
     )
     found = amnesic_difference(z, s, a, au, parts=True)
     assert found.tolist() == pytest.approx(
@@ -805,7 +816,7 @@ def test_split_gap_is_the_slow_one():
     z, s, a, au = made_au(sequence=0.5, au=0.3, n_subjects=7, frames=12)
     z = z.astype(float) / np.linalg.norm(z.astype(float), axis=1, keepdims=True)
     sc, ac = codes(s, a)
-    people, frames = _subject_folds(7, 5, 0)[sc], _deal(sc, ac, 5, 0)
+    people, frames = _subject_folds(7, 5, 0)[sc], frame_folds(sc, ac, 5, 0)
 
     def aurocs(fold):
         values = []
@@ -927,7 +938,7 @@ def test_compare():
     np.testing.assert_allclose(c['difference'][:13], more['value'] - less['value'])
     d = np.subtract(more.attrs['draws']['knn_id'], less.attrs['draws']['knn_id'])
     assert c.set_index('measure').loc['knn_id', ['low', 'high']].iloc[0].tolist() == pytest.approx(
-        _interval(d, 6).tolist()
+        expanded_percentiles(d, 6).tolist()
     )
     d, m = (
         np.subtract(more.attrs['draws']['split_gap'], less.attrs['draws']['split_gap']),
@@ -935,7 +946,7 @@ def test_compare():
     )
     # probes are trained on other people
     assert c.loc[12, ['low', 'high']].tolist() == pytest.approx(
-        (m + 1.25 * (_interval(d, 6) - m)).tolist()
+        (m + 1.25 * (expanded_percentiles(d, 6) - m)).tolist()
     )
     other = compare({'less': less, 'more': more}, against='more')
     np.testing.assert_allclose(other['difference'], -c['difference'][:13])
@@ -966,7 +977,7 @@ def test_compare_refuses():
         (leakage_report(z[keep], s[keep], a[keep], **kw), 'differ in subjects'),
         (leakage_report(z, np.char.add('P', s), a, **kw), 'differ in subjects'),
         (leakage_report(z, s, a, measures=['knn_id'], n_boot=30), 'differ in n_boot'),
-        (pd.DataFrame(r.to_dict()), 'no draws'),
+        (pd.DataFrame(r.to_dict()), 'no resamples'),
         (leakage_report(z, s, a, measures=['variance'], n_boot=20), 'in common'),
     ):
         with pytest.raises(ValueError, match=message):
@@ -979,17 +990,17 @@ def test_compare_refuses():
 def test_expanded_percentiles():
     "With many subjects plain percentiles, with few further out, and nan draws are left out"
     draws = np.random.default_rng(0).normal(size=200_000)
-    assert _interval(draws, 10_000) == pytest.approx([-1.96, 1.96], abs=0.02)
+    assert expanded_percentiles(draws, 10_000) == pytest.approx([-1.96, 1.96], abs=0.02)
     # sqrt(14 / 13) * t(13)
-    assert _interval(draws, 14) == pytest.approx([-2.242, 2.242], abs=0.03)
+    assert expanded_percentiles(draws, 14) == pytest.approx([-2.242, 2.242], abs=0.03)
     # twice as far from the value
-    assert _interval(draws, 14, 1, 2) == pytest.approx(
+    assert expanded_percentiles(draws, 14, 1, 2) == pytest.approx(
         [1 + 2 * (-2.242 - 1), 1 + 2 * (2.242 - 1)], abs=0.06
     )
-    assert (_interval(draws, 2) == [draws.min(), draws.max()]).all()
+    assert (expanded_percentiles(draws, 2) == [draws.min(), draws.max()]).all()
     assert (
-        _interval(np.where(draws > 100, np.nan, draws), 14).tolist()
-        == _interval(draws, 14).tolist()
+        expanded_percentiles(np.where(draws > 100, np.nan, draws), 14).tolist()
+        == expanded_percentiles(draws, 14).tolist()
     )
 
 
@@ -1185,3 +1196,28 @@ def test_raw_pixels(tmp_path):
         raw_pixels(x[..., 0])
     with pytest.raises(ValueError, match='two pictures'):
         raw_pixels(x[:1])
+
+
+def test_one_decorated_function_is_a_measure_everywhere():
+    "Report, comparison and label know it; nothing else is touched to add it"
+
+    @measure('spread', unit='cosine', chance=lambda n: 1 / n)
+    def spread(z, subject, activity, per_subject=False, seed=0):
+        z, s, _, subjects, _ = checked_frames(z, subject, activity)
+        return by_subject(z[:, 0] + 0 * seed, s, subjects, per_subject)
+
+    try:
+        z, s, a, au = made_au(identity=0.4, au=0.5)
+        reports = {k: leakage_report(x, s, a, au, n_boot=50) for k, x in (('a', z), ('b', -z))}
+        row = reports['a'].set_index('measure').loc['spread']
+        assert row['value'] == pytest.approx(spread(z, s, a)) and row['low'] <= row['high']
+        assert row['chance'] == 1 / len(set(s))
+        # those that need AUs come last
+        order = reports['a']['measure'].tolist()
+        assert order.index('id_preference') < order.index('spread') < order.index('au_auroc')
+        assert 'spread' in compare(reports)['measure'].tolist()
+        assert measure_label('spread') == 'spread' and 'spread' in measure_names(aus=False)
+        with pytest.raises(ValueError, match='is a measure already'):
+            measure('other', name='id_accuracy')(spread)
+    finally:
+        REGISTERED.pop('spread', None)

@@ -17,16 +17,9 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from clef_nb.measure.metrics import (
-    au_scores,
-    auroc,
-    class_scores,
-    concordance,
-    confusion,
-    f1,
-    f1_counts,
-    subject_bootstrap,
-)
+from clef_nb.measure.intervals import expanded_percentiles, subject_bootstrap
+from clef_nb.measure.metrics import auroc, concordance, confusion, f1, f1_counts
+from clef_nb.measure.scores import au_scores, class_scores
 
 
 def fold(seed, n=300, k=4, subjects=6, levels=None):
@@ -74,7 +67,7 @@ def test_bootstrap_equals_copied_frames():
             values[m].append([*v, v.mean()])
     table = au_scores(prob, target, subject, n_boot=20, seed=3)
     for m, v in values.items():
-        low, high = np.quantile(v, [0.025, 0.975], axis=0)
+        low, high = expanded_percentiles(np.array(v), 5)
         np.testing.assert_allclose(table[f'{m}_low'], low, atol=1e-12)
         np.testing.assert_allclose(table[f'{m}_high'], high, atol=1e-12)
 
@@ -261,7 +254,7 @@ def test_classes_over_subjects_equal_copied_images():
     table = class_scores(prob, target, NAMES, subject, n_boot=20, seed=3)
     for (row, m), (low, high) in zip(
         (('mean', 'recall'), ('all', 'recall'), ('c', 'f1')),
-        np.quantile(values, [0.025, 0.975], axis=0).T,
+        expanded_percentiles(np.array(values), 5).T,
     ):
         assert table.loc[row, [f'{m}_low', f'{m}_high']].tolist() == pytest.approx([low, high])
 

@@ -336,7 +336,7 @@ def test_micro_batches_see_the_same_augmentation_both_times(data, monkeypatch, a
 
 def test_no_augmentation_is_one_that_does_nothing(data):
     off = Augmentation(
-        scale=(1, 1), rotate=0, flip=0, brightness=0, contrast=0, saturation=0, hue=0, grey=0
+        scale=(1, 1), rotate=0, flip=0, brightness=0, contrast=0, saturation=0, hue=0, grayscale=0
     )
     a, b = (pretrain(tiny(), *data, settings=SHORT, augmentation=x) for x in (off, None))
     assert a['loss'].equals(b['loss'])
