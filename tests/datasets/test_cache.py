@@ -67,6 +67,14 @@ def test_written_once(table, folder, monkeypatch):
     assert (frame_cache(table, 16, folder=folder) == x).all()
 
 
+def test_impossible_tables_and_sizes(table, folder):
+    with pytest.raises(ValueError, match='the table has no frames'):
+        frame_cache(table.subset([]), folder=folder)
+    with pytest.raises(ValueError, match='size is 0; it must be a number of pixels'):
+        frame_cache(table, 0, folder=folder)
+    assert not folder.exists()
+
+
 def test_default_folder(table, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'data').rename(tmp_path / 'images')
