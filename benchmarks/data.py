@@ -1,18 +1,18 @@
-"""How fast pictures reach the towers: a batch from the cache beside Pillow's decoding, augmentation
-beside torchvision's transforms and kornia, decoding once beside a loop over Pillow, and what
-reading ahead saves.
+"""How fast images reach the encoders (towers): a batch from the cache beside Pillow's decoding,
+augmentation beside torchvision's transforms and kornia, decoding once beside a loop over Pillow,
+and what reading ahead saves.
 
     python benchmarks/data.py [--rounds 5] [--quick]
 
-fetch: 256 pictures of 64 px, from the cache (its pages are in memory) and decoded by Pillow from
+fetch: 256 images of 64 px, from the cache (its pages are in memory) and decoded by Pillow from
 JPEG files of that size, both to uint8 and to floats. augmentation: the same batch, from uint8 to
-float. torchvision's transforms v1, one picture at a time, are the usual RandomResizedCrop,
+float. torchvision's transforms v1, one image at a time, are the usual RandomResizedCrop,
 RandomRotation (both bilinear, as ours), RandomHorizontalFlip, ColorJitter with hue and
 RandomGrayscale, on PIL images and on uint8 tensors; `over` is the faster of the two. kornia does
-the batch at once, with draws for each picture. decoding: frames of BP4D's size (1040 x 1392, made
-up) to 64 and 224 px, central square. `difference` is the mean over pixels of the absolute
-difference to Pillow, of 255, and `most` the largest. 'reduced' lets libjpeg shrink by 2, 4 or 8
-while it decodes, to at least twice the size wanted; clef_nb does not do it, because of what it
+the batch at once, with random parameters for each image. decoding: frames of BP4D's size (1040 x
+1392, made up) to 64 and 224 px, central square. `difference` is the mean over pixels of the
+absolute difference to Pillow, of 255, and `most` the largest. 'reduced' lets libjpeg shrink by 2, 4
+or 8 while it decodes, to at least twice the size wanted; clef_nb does not do it, because of what it
 changes. waiting: share of a loop spent waiting for images, where a batch is decoded by Pillow from
 JPEG files and clef-tiny's image tower takes a forward and a backward pass; the first batch, for
 which one always waits, is counted. Wall time, so it depends on the number of cores and on what else
@@ -64,10 +64,10 @@ def faces(n, size, seed=0):
         yield (x + rng.normal(0, 3, x.shape)).clip(0, 255).astype(np.uint8)
 
 
-def written(root, pictures, n):
-    "A table of `n` JPEG files, which show the pictures in turn"
+def written(root, images, n):
+    "A table of `n` JPEG files, which show the images in turn"
     root.mkdir()
-    for x, i in zip(itertools.cycle(pictures), range(n)):
+    for x, i in zip(itertools.cycle(images), range(n)):
         Image.fromarray(x).save(root / f'{i}.jpg', quality=90)
     return FrameTable(pd.DataFrame(dict(path=[f'{i}.jpg' for i in range(n)])), root)
 
@@ -84,11 +84,11 @@ def row(part, method, over, time, base, target=None):
     )
 
 
-def rows(part, ways, over, rounds, own=None):
-    times = alternate(ways, rounds)
+def rows(part, methods, over, rounds, own=None):
+    times = alternate(methods, rounds)
     return [
-        row(part, w, over, t, times[over], TARGETS.get(part) if w == own else None)
-        for w, t in times.items()
+        row(part, m, over, t, times[over], TARGETS.get(part) if m == own else None)
+        for m, t in times.items()
     ]
 
 
@@ -97,10 +97,8 @@ def pillow_batch(paths):
 
 
 def measure_fetch(rounds, table, images, n):
-    paths, at = (
-        table.image_paths(),
-        np.sort(np.random.default_rng(0).choice(len(table), n, replace=False)),
-    )
+    paths = table.image_paths()
+    at = np.sort(np.random.default_rng(0).choice(len(table), n, replace=False))
     assert np.abs(pillow_batch(paths[:8]).astype(int) - images[:8]).max() <= 2
     bytes_ = rows(
         'fetch',
@@ -123,11 +121,10 @@ def measure_fetch(rounds, table, images, n):
     )
 
 
-def measure_augmentation(rounds, images, n):
-    x = fetch(images, np.arange(n))
-    size = x.shape[1]
-    part = 'augmentation'
+def torchvision_methods(x):
+    "The usual transforms v1, on each image alone"
     bilinear = T.InterpolationMode.BILINEAR
+    size = x.shape[1]
     usual = [
         T.RandomResizedCrop(size, scale=(0.49, 1.0), ratio=(1.0, 1.0), interpolation=bilinear),
         T.RandomRotation(12, interpolation=bilinear),
@@ -135,34 +132,44 @@ def measure_augmentation(rounds, images, n):
         T.ColorJitter(0.3, 0.3, 0.3, 0.03),
         T.RandomGrayscale(0.1),
     ]
-    on_pil, on_tensors, last = (
-        T.Compose([*usual, T.ToTensor()]),
-        T.Compose([*usual, T.ConvertImageDtype(torch.float32)]),
-        x.permute(0, 3, 1, 2).contiguous(),
-    )
+    on_pil = T.Compose([*usual, T.ToTensor()])
+    on_tensors = T.Compose([*usual, T.ConvertImageDtype(torch.float32)])
     pil = [Image.fromarray(v) for v in x.numpy()]
-    ways = {
+    tensors = x.permute(0, 3, 1, 2).contiguous()
+    return {
         'torchvision, PIL images': lambda: torch.stack([on_pil(v) for v in pil]),
-        'torchvision, tensors': lambda: torch.stack([on_tensors(v) for v in last]),
-        'clef_nb': lambda: augment(to_float(x)),
+        'torchvision, tensors': lambda: torch.stack([on_tensors(v) for v in tensors]),
     }
-    if peer('kornia'):
-        import kornia.augmentation as K
 
-        batched = K.AugmentationSequential(
-            K.RandomResizedCrop((size, size), scale=(0.49, 1.0), ratio=(1.0, 1.0)),
-            K.RandomRotation(12.0, p=1.0),
-            K.RandomHorizontalFlip(),
-            K.ColorJitter(0.3, 0.3, 0.3, 0.03, p=1.0),
-            K.RandomGrayscale(p=0.1),
-            same_on_batch=False,
-        )
-        ways['kornia'] = lambda: batched(to_float(x))
-    times = alternate(ways, rounds)
-    over = min(list(ways)[:2], key=lambda w: times[w])
+
+def kornia_method(x):
+    "The same transforms on the batch at once"
+    import kornia.augmentation as K
+
+    size = x.shape[1]
+    batched = K.AugmentationSequential(
+        K.RandomResizedCrop((size, size), scale=(0.49, 1.0), ratio=(1.0, 1.0)),
+        K.RandomRotation(12.0, p=1.0),
+        K.RandomHorizontalFlip(),
+        K.ColorJitter(0.3, 0.3, 0.3, 0.03, p=1.0),
+        K.RandomGrayscale(p=0.1),
+        same_on_batch=False,
+    )
+    return lambda: batched(to_float(x))
+
+
+def measure_augmentation(rounds, images, n):
+    x = fetch(images, np.arange(n))
+    others = torchvision_methods(x)
+    methods = others | {'clef_nb': lambda: augment(to_float(x))}
+    if peer('kornia'):
+        methods['kornia'] = kornia_method(x)
+    times = alternate(methods, rounds)
+    over = min(others, key=lambda m: times[m])
+    part = 'augmentation'
     return [
-        row(part, w, over, t, times[over], TARGETS[part] if w == 'clef_nb' else None)
-        for w, t in times.items()
+        row(part, m, over, t, times[over], TARGETS[part] if m == 'clef_nb' else None)
+        for m, t in times.items()
     ]
 
 
@@ -170,9 +177,8 @@ def pillow_frame(path, size, reduced=False):
     "The central square of a JPEG file, shrunk"
     with Image.open(path) as im:
         if reduced:
-            im.draft(
-                'RGB', (im.width * 2 * size // min(im.size), im.height * 2 * size // min(im.size))
-            )
+            least = 2 * size
+            im.draft('RGB', [side * least // min(im.size) for side in im.size])
         im = im.convert('RGB')
         s = min(im.size)
         left, top = (im.width - s) // 2, (im.height - s) // 2
@@ -188,19 +194,27 @@ def measure_decoding(rounds, table, size, folder):
         shutil.rmtree(folder, ignore_errors=True)
         return frame_cache(table, size, 'centre', folder, progress=False)
 
-    ways = {
+    methods = {
         PILLOW: lambda: np.stack([pillow_frame(p, size) for p in paths]),
         'Pillow, reduced': lambda: np.stack([pillow_frame(p, size, True) for p in paths]),
         'clef_nb': cache,
     }
-    found = rows(part, ways, PILLOW, rounds)
-    whole = ways[PILLOW]().astype(int)
+    found = rows(part, methods, PILLOW, rounds)
+    whole = methods[PILLOW]().astype(int)
     for r in found:
-        apart = np.abs(ways[r['method']]() - whole)
+        apart = np.abs(methods[r['method']]() - whole)
         r |= dict(
             difference=apart.mean(), most=apart.max(), images_per_s=len(paths) / r['cpu_ms'] * 1e3
         )
     return found
+
+
+def one_by_one(items, load):
+    "As `prefetch`, without a thread"
+    for item in items:
+        start = time.perf_counter()
+        loaded = load(item)
+        yield item, loaded, time.perf_counter() - start
 
 
 def measure_waiting(rounds, table, n, steps):
@@ -210,18 +224,12 @@ def measure_waiting(rounds, table, n, steps):
     def load(at):
         return torch.from_numpy(pillow_batch([paths[i] for i in at]))
 
-    def plain(items, load):
-        for item in items:
-            start = time.perf_counter()
-            loaded = load(item)
-            yield item, loaded, time.perf_counter() - start
-
-    ways = {'one by one': plain, 'prefetch': prefetch}
-    share, took = ({k: [] for k in ways} for _ in range(2))
+    loops = {'one by one': one_by_one, 'prefetch': prefetch}
+    share, took = ({k: [] for k in loops} for _ in range(2))
     for _ in range(rounds):
-        for name, way in ways.items():
+        for name, loop in loops.items():
             waited, start = 0, time.perf_counter()
-            for _, x, w in way(todo, load):
+            for _, x, w in loop(todo, load):
                 waited += w
                 model.encode_image(to_float(x)).square().sum().backward()
             took[name].append((time.perf_counter() - start) / steps)
@@ -234,42 +242,43 @@ def measure_waiting(rounds, table, n, steps):
             waited=statistics.median(share[k]),
             wall_ms=statistics.median(took[k]) * 1e3,
         )
-        for k in ways
+        for k in loops
     ]
+
+
+COLUMNS = [
+    'part',
+    'method',
+    'over',
+    'ratio',
+    'target',
+    'images_per_s',
+    'difference',
+    'most',
+    'waited',
+    'cpu_ms',
+    'wall_ms',
+]
+
+
+def measure_all(root, rounds, n, frames, steps):
+    "All parts, with files in `root`"
+    small = written(root / 'small', list(faces(min(n, 32), 64)), 2 * n)
+    images = frame_cache(small, 64, folder=root / 'cache', progress=False)
+    found = measure_fetch(rounds, small, images, n) + measure_augmentation(rounds, images, n)
+    wide = [
+        np.pad(x, ((176, 176), (0, 0), (0, 0)), mode='reflect') for x in faces(min(frames, 4), 1040)
+    ]
+    large = written(root / 'large', wide, frames)
+    for size in (64, 224):
+        found += measure_decoding(rounds, large, size, root / 'decoded')
+    return found + measure_waiting(rounds, small, n, steps)
 
 
 def main(rounds=5, n=256, frames=64, steps=10, out=HERE / 'results' / 'data.csv'):
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        small = written(root / 'small', list(faces(min(n, 32), 64)), 2 * n)
-        images = frame_cache(small, 64, folder=root / 'cache', progress=False)
-        found = measure_fetch(rounds, small, images, n) + measure_augmentation(rounds, images, n)
-        large = written(
-            root / 'large',
-            [
-                np.pad(x, ((176, 176), (0, 0), (0, 0)), mode='reflect')
-                for x in faces(min(frames, 4), 1040)
-            ],
-            frames,
-        )
-        for size in (64, 224):
-            found += measure_decoding(rounds, large, size, root / 'decoded')
-        found += measure_waiting(rounds, small, n, steps)
-    table = pd.DataFrame(found).reindex(
-        columns=[
-            'part',
-            'method',
-            'over',
-            'ratio',
-            'target',
-            'images_per_s',
-            'difference',
-            'most',
-            'waited',
-            'cpu_ms',
-            'wall_ms',
-        ]
-    )
+        found = measure_all(Path(folder), rounds, n, frames, steps)
+    table = pd.DataFrame(found).reindex(columns=COLUMNS)
     show(table.drop(columns=['over']))
     facts = about(
         'torch', 'torchvision', 'pillow', 'kornia', 'numpy', rounds=rounds, images=n, frames=frames

@@ -4,7 +4,7 @@ without images.
     python benchmarks/tables.py [bp4d_coded_segments.csv]
 
 The file has one row a sequence (subject, task, first_frame, last_frame, n); it is looked for beside
-the project. Labels are drawn at random, for the file has none. Times are medians over rounds; load
+the project. Labels are random, for the file has none. Times are medians over rounds; load
 is the system's load average, for a busy machine measures high. Peak memory is what the process grew
 by at its highest in the first round of a step (room that an earlier step gave back counts as none);
 kept memory is the data frame's own count.
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow
 from machine import cpu_model, forget_peak, peak, save
 
 from clef_nb.datasets.frames import FrameTable
@@ -33,8 +34,8 @@ SEGMENTS = HERE.parents[1] / 'shared' / 'real' / 'bp4d_coded_segments.csv'
 
 
 def coded_frames(path, seed=0):
-    """One row for each coded frame of the file, twelve AU columns: a tenth of the cells is missing,
-    a third of the others present
+    """One row for each coded frame of the file, twelve AU columns: a tenth of the labels is
+    missing, a third of the others present
     """
     seg = pd.read_csv(path)
     n = seg['n'].to_numpy()
@@ -70,39 +71,43 @@ def measure(step, rounds):
     return out, statistics.median(wall), statistics.median(cpu), grown
 
 
-def main(path=SEGMENTS, rounds=7, out=HERE / 'results' / 'tables.csv'):
-    df = coded_frames(path)
+def megabytes(*tables):
+    "Memory of the data frames"
+    return sum(t.df.memory_usage(deep=True).sum() for t in tables) / 1024**2
+
+
+def build(df):
+    folds = bp4d_folds(df['subject'].unique())
+    return FrameTable(df, '.', 'BP4D', activity_texts('bp4d'), folds)
+
+
+def measure_steps(df, rounds):
+    "One row a step; the table, its folds and the batches of the first"
     rows = []
-    make = lambda d: FrameTable(
-        d, '.', 'BP4D', activity_texts('bp4d'), bp4d_folds(d['subject'].unique())
-    )
-    # whatever loads at the first call
-    small = make(df.groupby('subject').head(600))
-    ActivityBatches(small.fold(1)[0], 16, 2)
 
     def row(name, step, kept=None):
         result, wall, cpu, grown = measure(step, rounds)
-        rows.append(
-            dict(
-                step=name,
-                wall_ms=round(wall, 1),
-                cpu_ms=round(cpu, 1),
-                peak_mb=round(grown, 1),
-                kept_mb=round(kept(result), 1) if kept else None,
-            )
-        )
+        times = dict(wall_ms=round(wall, 1), cpu_ms=round(cpu, 1), peak_mb=round(grown, 1))
+        rows.append(dict(step=name, **times, kept_mb=round(kept(result), 1) if kept else None))
         return result
 
-    size = lambda *tables: sum(t.df.memory_usage(deep=True).sum() for t in tables) / 1024**2
-    table = row('build the table', lambda: make(df), size)
+    table = row('build the table', lambda: build(df), megabytes)
     folds = row(
         'split it by its 3 folds',
         lambda: [table.fold(k) for k in (1, 2, 3)],
-        lambda r: size(*(t for pair in r for t in pair)),
+        lambda pairs: megabytes(*(t for pair in pairs for t in pair)),
     )
     batches = row('make ActivityBatches of fold 1', lambda: ActivityBatches(folds[0][0]))
     row('one epoch of it', lambda: sum(len(b) for b in batches))
     row('label matrix', table.label_matrix, lambda x: x.nbytes / 1024**2)
+    return rows, table, folds, batches
+
+
+def main(path=SEGMENTS, rounds=7, out=HERE / 'results' / 'tables.csv'):
+    df = coded_frames(path)
+    # whatever loads at the first call
+    ActivityBatches(build(df.groupby('subject').head(600)).fold(1)[0], 16, 2)
+    rows, table, folds, batches = measure_steps(df, rounds)
     print(
         f'{len(table):,} frames, {len(table.labels)} labels; the folds test'
         f' {", ".join(f"{len(test):,}" for _, test in folds)}; an epoch of fold 1 has'
@@ -110,12 +115,8 @@ def main(path=SEGMENTS, rounds=7, out=HERE / 'results' / 'tables.csv'):
     )
     print(f'{"":32}{"wall ms":>9}{"CPU ms":>9}{"peak MB":>9}{"kept MB":>9}')
     for r in rows:
-        print(
-            f'{r["step"]:32}{r["wall_ms"]:9.1f}{r["cpu_ms"]:9.1f}{r["peak_mb"]:9.1f}'
-            + ('' if r['kept_mb'] is None else f'{r["kept_mb"]:9.1f}')
-        )
-    import pyarrow
-
+        kept = '' if r['kept_mb'] is None else f'{r["kept_mb"]:9.1f}'
+        print(f'{r["step"]:32}{r["wall_ms"]:9.1f}{r["cpu_ms"]:9.1f}{r["peak_mb"]:9.1f}{kept}')
     about = dict(
         frames=len(table),
         rounds=rounds,

@@ -462,7 +462,7 @@ def _odd_line(where, text, header, pixels, out):
     for i, v in enumerate(numbers):
         if not (v.isascii() and v.isdecimal() and len(v) < 9 and int(v) < 256):
             raise ValueError(
-                f'{where}, column {pixels + 1} (pixels): number {i + 1} is {v[:20]!r}; gray values'
+                f'{where}, column {pixels + 1} (pixels): number {i + 1} is {v[:20]!r}; grey values'
                 ' are integers from 0 to 255, so put the original file back'
             )
         out[i] = int(v)
@@ -672,7 +672,7 @@ def ferplus(
 
     From fer2013.csv, paths look like fer2013-….npy#17 and the table's root is the folder of that
     array. Raises what `ferplus_labels` raises; FileNotFoundError for a root or images that are not
-    there; ValueError for a line of fer2013.csv that is not 2,304 gray values and a known Usage, and
+    there; ValueError for a line of fer2013.csv that is not 2,304 grey values and a known Usage, and
     for two files that do not go together; and OSError where the pixels cannot be kept. Each names
     the file, the line and the mend.
     """

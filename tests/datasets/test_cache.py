@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from clef_nb.datasets import cache
+import clef_nb.datasets.cache as cache
 from clef_nb.datasets.cache import fetch, frame_cache, prefetch
 from clef_nb.datasets.frames import FrameTable
 
@@ -65,6 +65,14 @@ def test_written_once(table, folder, monkeypatch):
     )
     monkeypatch.setattr(cache, '_decode', None)  # nothing is decoded a second time
     assert (frame_cache(table, 16, folder=folder) == x).all()
+
+
+def test_impossible_tables_and_sizes(table, folder):
+    with pytest.raises(ValueError, match='the table has no frames'):
+        frame_cache(table.subset([]), folder=folder)
+    with pytest.raises(ValueError, match='size is 0; it must be a number of pixels'):
+        frame_cache(table, 0, folder=folder)
+    assert not folder.exists()
 
 
 def test_default_folder(table, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clef_nb.datasets.ferplus import ferplus as wild
+import clef_nb.datasets.ferplus as module
 from clef_nb.datasets.cache import frame_cache
 from clef_nb.datasets.ferplus import ferplus, ferplus_labels, write_ferplus
 from clef_nb.datasets.texts import FERPLUS_EXPRESSIONS
@@ -175,7 +175,7 @@ def test_rules():
     for votes, expected in cases.items():
         v = np.array([votes.split(',')]).astype(int)
         for rule, e in zip(('majority', 'plurality'), expected):
-            k = wild._winner(v, rule)[0]
+            k = module._winner(v, rule)[0]
             assert (COLUMNS[k] if 0 <= k < 8 else None) == e, (votes, rule)
 
 
@@ -256,13 +256,13 @@ def test_environment(root, monkeypatch):
 def test_spellings_of_pixels(root, change):
     file = root / 'fer2013.csv'
     file.write_bytes(change(file.read_text()).encode())
-    pixels, splits = wild._parse(file)
+    pixels, splits = module._parse(file)
     assert (pixels == GREYS).all() and splits == ['train'] * 4 + ['validation'] * 2 + ['test'] * 2
 
 
 def test_quoted_pixels(root):
     (root / 'fer2013.csv').write_text(pixel_text(quote='"'))
-    assert (wild._parse(root / 'fer2013.csv')[0] == GREYS).all()
+    assert (module._parse(root / 'fer2013.csv')[0] == GREYS).all()
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ def test_columns_go_by_header(root, order, odd):
         d.loc[2, 'x'] = 'a,b'
         d.loc[[0, 2, 7], 'pixels'] = d.loc[[0, 2, 7], 'pixels'].str.replace(' ', '\t')
     d[order].to_csv(root / 'fer2013.csv', index=False)
-    pixels, splits = wild._parse(root / 'fer2013.csv')
+    pixels, splits = module._parse(root / 'fer2013.csv')
     assert (pixels == GREYS).all() and splits == ['train'] * 4 + ['validation'] * 2 + ['test'] * 2
 
 
@@ -339,7 +339,7 @@ def test_no_greys(root, number):
         with pytest.raises(
             ValueError, match=rf'fer2013\.csv, line 4, column 2 \(pixels\): number {k + 1} is'
         ):
-            wild._parse(root / FER)
+            module._parse(root / FER)
 
 
 @pytest.mark.parametrize(
@@ -370,7 +370,7 @@ def test_greys(root, number):
         y = GREYS.copy()
         y[2].ravel()[k] = int(number)
         (root / FER).write_text('\n'.join(lines[:3] + [f'3,{" ".join(x)},Training'] + lines[4:]))
-        assert (wild._parse(root / FER)[0] == y).all()
+        assert (module._parse(root / FER)[0] == y).all()
 
 
 @pytest.mark.parametrize('seed', range(20))
@@ -415,7 +415,7 @@ def test_agrees_with_splitting_the_text(tmp_path, seed):
     )
     if bad is None or rows[bad[0]][bad[1]] == '1\t':
         assert (
-            wild._parse(tmp_path / 'f.csv')[0].reshape(n, -1)
+            module._parse(tmp_path / 'f.csv')[0].reshape(n, -1)
             == np.array([[int(v) for v in r] for r in rows])
         ).all()
     else:
@@ -426,7 +426,7 @@ def test_agrees_with_splitting_the_text(tmp_path, seed):
                 r' numbers)'
             ),
         ):
-            wild._parse(tmp_path / 'f.csv')
+            module._parse(tmp_path / 'f.csv')
 
 
 # ---- faults
@@ -844,7 +844,7 @@ def arrays(folder):
 def test_written_once(root, monkeypatch):
     a = ferplus(root)
     assert len(arrays(root)) == 2 and not [p for p in listed(root) if p.startswith('.')]
-    monkeypatch.setattr(wild, '_parse', None)  # nothing is parsed a second time
+    monkeypatch.setattr(module, '_parse', None)  # nothing is parsed a second time
     pd.testing.assert_frame_equal(ferplus(root).df, a.df)
     ferplus(root, 'plurality')
 
@@ -944,7 +944,7 @@ def test_several_at_once(root):
 
 
 def _stopped(root, ready):
-    parse = wild._parse
+    parse = module._parse
 
     def slow(file):
         out = parse(file)
@@ -952,7 +952,7 @@ def _stopped(root, ready):
         time.sleep(60)
         return out
 
-    wild._parse = slow
+    module._parse = slow
     ferplus(root)
 
 

@@ -15,7 +15,7 @@ OFF = dict(
     contrast=0.0,
     saturation=0.0,
     hue=0.0,
-    grey=0.0,
+    grayscale=0.0,
 )
 SCALE, ROTATE, FLIP, LEFT, TOP, BLUR, BRIGHTNESS, CONTRAST, SATURATION, GREY, HUE = range(11)
 
@@ -102,7 +102,7 @@ def test_each_effect_has_a_row_of_its_own():
         BRIGHTNESS: dict(brightness=0.2),
         CONTRAST: dict(contrast=0.2),
         SATURATION: dict(saturation=0.2),
-        GREY: dict(grey=0.5),
+        GREY: dict(grayscale=0.5),
         HUE: dict(hue=0.1),
     }
     for row, setting in on.items():
@@ -153,7 +153,7 @@ def test_hue_keeps_luma_and_greys_and_turns_back():
     g = torch.rand(4, 1, 8, 8).expand(-1, 3, -1, -1)
     assert torch.allclose(augment(g, draws=u, **(OFF | dict(hue=0.5))), g, atol=1e-6)
     # grey has no hue
-    y = augment(x, draws=u, **(OFF | dict(hue=0.5, grey=1.0)))
+    y = augment(x, draws=u, **(OFF | dict(hue=0.5, grayscale=1.0)))
     assert torch.allclose(y, torch.einsum('bchw,c->bhw', x, luma)[:, None].expand_as(x), atol=1e-6)
 
 
@@ -231,7 +231,7 @@ def test_probabilities():
     x = torch.rand(1, 3, 8, 8).repeat(2000, 1, 1, 1)
     y = augment(x, torch.Generator().manual_seed(0), **(OFF | dict(flip=0.3)))
     assert abs((y - x.flip(-1)).abs().amax((1, 2, 3)).lt(1e-4).float().mean() - 0.3) < 0.04
-    y = augment(x, torch.Generator().manual_seed(0), **(OFF | dict(grey=0.2)))
+    y = augment(x, torch.Generator().manual_seed(0), **(OFF | dict(grayscale=0.2)))
     assert abs((y[:, 0] - y[:, 1]).abs().amax((1, 2)).lt(1e-5).float().mean() - 0.2) < 0.04
 
 
@@ -262,7 +262,7 @@ def test_range_shape_and_types():
             contrast=1.0,
             saturation=1.0,
             hue=0.5,
-            grey=0.5,
+            grayscale=0.5,
             blur=1.0,
             rotate=180.0,
             scale=(0.01, 1.0),
