@@ -22,6 +22,52 @@ from clef_nb.measure.metrics import (
     weighted_auroc,
 )
 
+# %% ../../nbs/measure/02_scores.ipynb #checked-aus
+def _refuse(name, x, bad, labels, mend):
+    "Name the first entry that is bad"
+    if bad.any():
+        i, k = np.argwhere(bad)[0]
+        raise ValueError(f'{name}, row {i}, {labels[k]}: {x[i, k]:g}; {mend}')
+
+
+def _checked_aus(prob, target, labels):
+    "Probabilities and targets as arrays [N, K]"
+    prob, target = as_array(prob, 'prob'), as_array(target, 'target')
+    if prob.ndim != 2 or prob.shape != target.shape:
+        raise ValueError(
+            f'prob and target must both be frames by AUs, but their shapes are {prob.shape} and'
+            f' {target.shape}'
+        )
+    if len(labels) != prob.shape[1]:
+        raise ValueError(f'{len(labels)} labels for {prob.shape[1]} columns')
+    no_probability = ~((prob >= 0) & (prob <= 1))
+    mend = 'probabilities lie in 0..1 (a logit needs a sigmoid first)'
+    _refuse('prob', prob, no_probability, labels, mend)
+    no_label = ~(np.isnan(target) | np.isin(target, (0, 1)))
+    mend = 'it must be 0, 1, or nan where the frame is not coded'
+    _refuse('target', target, no_label, labels, mend)
+    return prob, target
+
+# %% ../../nbs/measure/02_scores.ipynb #statistic
+def _f1_and_auroc(prob, target, subject, threshold, scored):
+    "Weights on subjects [B, S] -> F1 and AUROC of every AU and of their mean, [B, K + 1, 2]"
+    columns = list(zip(prob.T, target.T))
+    # [S, K, 3]
+    counts = np.stack([f1_counts(p, t, subject, threshold) for p, t in columns], 1)
+    pairs = [concordance(p, t, subject) for p, t in columns]
+
+    def statistic(w):
+        f1 = f1_of_counts(np.einsum('bs,skc->bkc', w, counts))
+        auroc = np.stack([weighted_auroc(*p, w) for p in pairs], 1)
+        each = np.stack([f1, auroc], -1)
+        each[:, ~scored] = np.nan
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', 'Mean of empty slice', RuntimeWarning)
+            mean = np.nanmean(each, 1, keepdims=True)
+        return np.concatenate([each, mean], 1)
+
+    return statistic
+
 # %% ../../nbs/measure/02_scores.ipynb #au-scores
 def au_scores(
     prob: np.ndarray,  # probabilities, [N, K], 0..1
@@ -30,115 +76,89 @@ def au_scores(
     # names of the K columns; default: columns of a DataFrame, else their position
     labels: list[str] | None = None,
     threshold: float = 0.5,  # an AU is called present when prob >= threshold
-    n_boot: int = 1000,  # bootstrap draws over subjects
-    seed: int = 0,  # seed of the draws
+    n_boot: int = 1000,  # bootstrap resamples of subjects
+    seed: int = 0,  # seed of the resamples
     # one row an AU and a row 'mean'; columns f1, auroc, base_rate, n (and f1_low, f1_high,
     # auroc_low, auroc_high)
 ) -> pd.DataFrame:
     """F1 and AUROC per AU over the coded frames, and their mean.
 
+    95 % intervals over subjects: `expanded_percentiles` of the subject bootstrap.
     An AU with only one class among its coded frames gets nan, with a warning, and the mean is over
     the others. Raises ValueError naming row and label for nan or impossible values.
     """
     if labels is None:
         labels = list(getattr(target, 'columns', range(np.shape(target)[-1])))
-    prob, target, labels = (
-        as_array(prob, 'prob'),
-        as_array(target, 'target'),
-        [str(l) for l in labels],
-    )
-    if prob.ndim != 2 or prob.shape != target.shape:
-        raise ValueError(
-            f'prob and target must both be frames by AUs, but their shapes are {prob.shape} and'
-            f' {target.shape}'
-        )
-    if len(labels) != prob.shape[1]:
-        raise ValueError(f'{len(labels)} labels for {prob.shape[1]} columns')
-    for name, x, bad, mend in (
-        (
-            'prob',
-            prob,
-            ~((prob >= 0) & (prob <= 1)),
-            'probabilities lie in 0..1 (a logit needs a sigmoid first)',
-        ),
-        (
-            'target',
-            target,
-            ~(np.isnan(target) | np.isin(target, (0, 1))),
-            'it must be 0, 1, or nan where the frame is not coded',
-        ),
-    ):
-        if bad.any():
-            i, k = np.argwhere(bad)[0]
-            raise ValueError(f'{name}, row {i}, {labels[k]}: {x[i, k]:g}; {mend}')
+    labels = [str(label) for label in labels]
+    prob, target = _checked_aus(prob, target, labels)
     who = np.zeros(len(prob)) if subject is None else np.asarray(subject)
-    # [S, K, 3]
-    counts = np.stack([f1_counts(p, t, who, threshold) for p, t in zip(prob.T, target.T)], 1)
-    pairs = [concordance(p, t, who) for p, t in zip(prob.T, target.T)]
     n, positive = (~np.isnan(target)).sum(0), np.nansum(target, 0)
     scored = (positive > 0) & (positive < n)
     if not scored.all():
+        lost = ', '.join(label for label, ok in zip(labels, scored) if not ok)
         warnings.warn(
-            'only one class, or no coded frame, for'
-            f' {", ".join(l for l, ok in zip(labels, scored) if not ok)}: no F1 and AUROC there;'
+            f'only one class, or no coded frame, for {lost}: no F1 and AUROC there;'
             f' the mean is over the other {scored.sum()}',
             stacklevel=2,
         )
-
-    # weights [B, S] -> F1 and AUROC of every AU and of their mean, [B, K + 1, 2]
-    def both(w):
-        x = np.stack(
-            [
-                f1_of_counts(np.einsum('bs,skc->bkc', w, counts)),
-                np.stack([weighted_auroc(*p, w) for p in pairs], 1),
-            ],
-            -1,
-        )
-        x[:, ~scored] = np.nan
-        with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', 'Mean of empty slice', RuntimeWarning)
-            return np.concatenate([x, np.nanmean(x, 1, keepdims=True)], 1)
-
-    value = both(np.ones((1, len(counts))))[0]
+    statistic = _f1_and_auroc(prob, target, who, threshold, scored)
+    value = statistic(np.ones((1, len(np.unique(who)))))[0]
     rate = np.divide(positive, n, out=np.full(len(n), np.nan), where=n > 0)
-    out = pd.DataFrame(
-        {
-            'f1': value[:, 0],
-            'auroc': value[:, 1],
-            'base_rate': [*rate, rate[scored].mean() if scored.any() else np.nan],
-            'n': [*n, n[scored].sum()],
-        },
-        index=[*labels, 'mean'],
-    )
+    columns = {
+        'f1': value[:, 0],
+        'auroc': value[:, 1],
+        'base_rate': [*rate, rate[scored].mean() if scored.any() else np.nan],
+        'n': [*n, n[scored].sum()],
+    }
+    out = pd.DataFrame(columns, index=[*labels, 'mean'])
     if subject is not None:
-        low, high = subject_bootstrap(both, who, n_boot, seed)
-        for i, m in enumerate(('f1', 'auroc')):
-            out[f'{m}_low'], out[f'{m}_high'] = low[:, i], high[:, i]
+        low, high = subject_bootstrap(statistic, who, n_boot, seed)
+        for i, score in enumerate(('f1', 'auroc')):
+            out[f'{score}_low'], out[f'{score}_high'] = low[:, i], high[:, i]
     return out.rename_axis('au')
 
-# %% ../../nbs/measure/02_scores.ipynb #class-scores
-def _class_scores(counts):
+# %% ../../nbs/measure/02_scores.ipynb #scores-of-counts
+def _scores_of_counts(counts):
     """Confusion [..., C, C] -> recall, precision, F1 of each class, their mean and the accuracy,
     [..., C + 2, 3]
     """
-    right, true, said = np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(-1), counts.sum(-2)
-    x = np.stack([right, right, 2 * right], -1) / np.maximum(
-        np.stack([true, said, true + said], -1), 1
-    )
-    x[true == 0] = np.nan
+    right, true = np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(-1)
+    predicted = counts.sum(-2)
+    hits = np.stack([right, right, 2 * right], -1)
+    each = hits / np.maximum(np.stack([true, predicted, true + predicted], -1), 1)
+    each[true == 0] = np.nan
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', 'Mean of empty slice', RuntimeWarning)
-        mean, accuracy = np.nanmean(x, -2), right.sum(-1) / np.maximum(true.sum(-1), 1)
-    return np.concatenate(
-        [
-            x,
-            mean[..., None, :],
-            np.broadcast_to(accuracy[..., None, None], (*accuracy.shape, 1, 3)),
-        ],
-        -2,
-    )
+        mean = np.nanmean(each, -2)
+    accuracy = right.sum(-1) / np.maximum(true.sum(-1), 1)
+    accuracy = np.broadcast_to(accuracy[..., None, None], (*accuracy.shape, 1, 3))
+    return np.concatenate([each, mean[..., None, :], accuracy], -2)
+
+# %% ../../nbs/measure/02_scores.ipynb #class-resamples
+def _counts_by_subject(predicted, truth, n_classes, subject):
+    "Confusion matrix of each subject, [S, C, C]; one matrix where no subject is known"
+    C = n_classes
+    if subject is None:
+        codes, subjects = np.zeros(len(truth), int), [0]
+    else:
+        codes, subjects = subject_codes(subject, len(truth))
+    entry = C * (C * codes + truth) + predicted
+    counts = np.bincount(entry, minlength=C * C * len(subjects))
+    return counts.reshape(-1, C, C).astype(float)
 
 
+def _resampled_images(total, n_boot, seed):
+    "Confusion matrices of resampled images, as many of each class as there are, [B, C, C]"
+    if n_boot < 1:
+        raise ValueError(f'n_boot must be at least 1, not {n_boot}')
+    rng, rows = np.random.default_rng(seed), []
+    for row in total:
+        k = int(row.sum())
+        none = np.zeros((n_boot, len(row)))
+        rows.append(rng.multinomial(k, row / k, n_boot) if k else none)
+    return np.stack(rows, 1)
+
+# %% ../../nbs/measure/02_scores.ipynb #class-scores
 def class_scores(
     # probabilities, [N, C], 0..1, whose largest counts (the first of equals); or predicted classes,
     # [N]
@@ -146,61 +166,42 @@ def class_scores(
     target: np.ndarray,  # true classes, [N]: names, or positions in `labels`
     # names of the C classes, in the order of the columns of the probabilities
     labels: list[str],
-    # subject of each image, [N]; None draws images within each class
+    # subject of each image, [N]; None resamples images within each class
     subject: np.ndarray | None = None,
-    n_boot: int = 1000,  # bootstrap draws
-    seed: int = 0,  # seed of the draws
+    n_boot: int = 1000,  # bootstrap resamples
+    seed: int = 0,  # seed of the resamples
     # one row a class, then 'mean' over classes and 'all' images; columns recall, precision, f1, n,
     # each score's _low and _high
 ) -> pd.DataFrame:
     """Recall, precision and F1 per class; the recall of 'mean' is the balanced accuracy, every
-    score of 'all' the accuracy. 95 % percentile intervals over subjects, or over images with the
-    number of each class fixed.
+    score of 'all' the accuracy. 95 % intervals: `expanded_percentiles` over subjects, or plain
+    `percentiles` over images with the number of each class fixed.
 
     A class that is never predicted has precision 0. A class without images gets nan, with a
     warning, and the mean is over the others. Raises as `confusion` does, and ValueError for fewer
     than two subjects.
     """
-    said, truth, labels = decided_classes(prob_or_pred, target, labels)
-    C = len(labels)
-    codes, people = (
-        (np.zeros(len(truth), int), [0]) if subject is None else subject_codes(subject, len(truth))
-    )
-    counts = (
-        np.bincount(C * (C * codes + truth) + said, minlength=C * C * len(people))
-        .reshape(-1, C, C)
-        .astype(float)
-    )
+    predicted, truth, labels = decided_classes(prob_or_pred, target, labels)
+    counts = _counts_by_subject(predicted, truth, len(labels), subject)
     total = counts.sum(0)
     n = total.sum(1).astype(int)
     if not n.all():
+        lost = ', '.join(label for label, k in zip(labels, n) if not k)
         warnings.warn(
-            f'no image of {", ".join(l for l, k in zip(labels, n) if not k)}: no scores there; the'
-            f' mean is over the other {(n > 0).sum()}',
+            f'no image of {lost}: no scores there; the mean is over the other {(n > 0).sum()}',
             stacklevel=2,
         )
     if subject is None:
-        if n_boot < 1:
-            raise ValueError(f'n_boot must be at least 1, not {n_boot}')
-        rng = np.random.default_rng(seed)
-        low, high = percentiles(
-            _class_scores(
-                np.stack(
-                    [
-                        rng.multinomial(k, row / max(k, 1), n_boot) if k else np.zeros((n_boot, C))
-                        for k, row in zip(n, total)
-                    ],
-                    1,
-                )
-            )
-        )
+        low, high = percentiles(_scores_of_counts(_resampled_images(total, n_boot, seed)))
     else:
-        low, high = subject_bootstrap(
-            lambda w: _class_scores(np.tensordot(w, counts, 1)), subject, n_boot, seed
-        )
-    out = pd.DataFrame(
-        _class_scores(total), [*labels, 'mean', 'all'], ['recall', 'precision', 'f1']
-    ).assign(n=[*n, n.sum(), n.sum()])
-    for i, m in enumerate(('recall', 'precision', 'f1')):
-        out[f'{m}_low'], out[f'{m}_high'] = low[:, i], high[:, i]
+
+        def statistic(w):
+            return _scores_of_counts(np.tensordot(w, counts, 1))
+
+        low, high = subject_bootstrap(statistic, subject, n_boot, seed)
+    scores = ['recall', 'precision', 'f1']
+    out = pd.DataFrame(_scores_of_counts(total), [*labels, 'mean', 'all'], scores)
+    out['n'] = [*n, n.sum(), n.sum()]
+    for i, score in enumerate(scores):
+        out[f'{score}_low'], out[f'{score}_high'] = low[:, i], high[:, i]
     return out.rename_axis('class')
