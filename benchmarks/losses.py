@@ -15,7 +15,7 @@ formula (ClipLoss) in float64; for supcon without the part along z, which two of
 normalising again. It is measured on rows that cluster by label, where the gradient is a small
 difference of large parts, and (gradient_error_random) on random directions. lightly has no loss
 with labels: its NTXentLoss is the case of two views of N/2 images. Its gradient is checked on those
-labels.
+labels. clip_loss is `image_text` with a text for each image, which is what ClipLoss computes.
 """
 
 import argparse
@@ -42,7 +42,7 @@ import torch.nn.functional as F
 torch.set_num_threads(1)
 from open_clip.loss import ClipLoss
 
-from clef_nb.model.losses import clip_loss, image_text, supcon
+from clef_nb.model.losses_fast import image_text, supcon
 
 HERE = Path(__file__).resolve().parent
 D, K, TEMPERATURE = 512, 8, 0.1
@@ -105,33 +105,38 @@ def two_views(n):
 
 
 @functools.cache
-def supcon_ways():
+def supcon_methods():
     "{name: function of rows and labels}; the floor makes no loss"
-    ways = {'floor': floor, 'mask formula': with_mask}
+    methods = {'floor': floor, 'mask formula': with_mask}
     if peer('pytorch_metric_learning'):
         from pytorch_metric_learning.losses import SupConLoss
 
-        ways['pytorch-metric-learning'] = SupConLoss(temperature=TEMPERATURE)
+        methods['pytorch-metric-learning'] = SupConLoss(temperature=TEMPERATURE)
     if peer('lightly'):
         from lightly.loss import NTXentLoss
 
         loss = NTXentLoss(temperature=TEMPERATURE)
-        ways['lightly (two views)'] = lambda z, labels: loss(*z.chunk(2))
-    ways['clef_nb'] = lambda z, labels: supcon(z, labels, TEMPERATURE)
-    ways['clef_nb, recompute'] = lambda z, labels: supcon(z, labels, TEMPERATURE, recompute=True)
-    ways['clef_nb, bfloat16'] = lambda z, labels: supcon(
+        methods['lightly (two views)'] = lambda z, labels: loss(*z.chunk(2))
+    methods['clef_nb'] = lambda z, labels: supcon(z, labels, TEMPERATURE)
+    methods['clef_nb, recompute'] = lambda z, labels: supcon(z, labels, TEMPERATURE, recompute=True)
+    methods['clef_nb, bfloat16'] = lambda z, labels: supcon(
         z, labels, TEMPERATURE, operands=torch.bfloat16
     )
-    return ways
+    return methods
 
 
 def supcon_step(name, n, apart=True):
     "One forward and backward pass, to call again and again; returns the gradient"
-    way, (z, labels) = supcon_ways()[name], batch(n, apart)
+    method, (z, labels) = supcon_methods()[name], batch(n, apart)
     if name == 'floor':
-        return lambda: way(z, labels)
+        return lambda: method(z, labels)
     z.requires_grad_()
-    return lambda: torch.autograd.grad(way(z, labels), z)[0]
+    return lambda: torch.autograd.grad(method(z, labels), z)[0]
+
+
+def clip_loss(z, t, scale, recompute=None):
+    "CLIP's loss as ours: a text for each image"
+    return image_text(z, t, torch.arange(len(z)), scale, recompute=recompute)
 
 
 def clip_inputs(loss, name, n, scale):
@@ -151,14 +156,19 @@ def clip_inputs(loss, name, n, scale):
 def clip_step(loss, name, n, scale):
     inputs = [x.requires_grad_() for x in clip_inputs(loss, name, n, scale)]
     labels = torch.arange(n) % K
-    way = {
+
+    def unique_texts(z, t, s):
+        return image_text(z, t, labels, s)
+
+    def recomputed(z, t, s):
+        return clip_loss(z, t, s, recompute=True)
+
+    method = {
         'open_clip ClipLoss': ClipLoss(),
-        'clef_nb': (lambda z, t, s: image_text(z, t, labels, s))
-        if loss == 'image_text'
-        else clip_loss,
-        'clef_nb, recompute': lambda z, t, s: clip_loss(z, t, s, recompute=True),
+        'clef_nb': unique_texts if loss == 'image_text' else clip_loss,
+        'clef_nb, recompute': recomputed,
     }[name]
-    return lambda: torch.autograd.grad(way(*inputs), inputs)
+    return lambda: torch.autograd.grad(method(*inputs), inputs)
 
 
 def alone(make, name, n, *more):
@@ -189,7 +199,7 @@ def error(gradient, reference, z=None):
 
 
 def rows_of(loss, n, steps, over, peak_over, rounds, slow=(), **more):
-    """One row a way: time as a multiple of `over`'s, memory as a share of `peak_over`'s; what is
+    """One row a method: time as a multiple of `over`'s, memory as a share of `peak_over`'s; what is
     slow is timed once
     """
     peaks = {w: tensor_peak(step) for w, step in steps.items()}
@@ -214,41 +224,38 @@ def rows_of(loss, n, steps, over, peak_over, rounds, slow=(), **more):
     ]
 
 
+def gradient_errors(rows, n, apart):
+    "Give each row of a method the error of its gradient, by the mask formula in float64"
+    z, labels = batch(n, apart)
+    truth = exact(lambda z: with_mask(z, labels), z)[0]
+    truth_of_views = exact(lambda z: with_mask(z, two_views(n)), z)[0]
+    column = 'gradient_error' if apart else 'gradient_error_random'
+    for r in rows:
+        if r['method'] != 'floor':
+            right = truth_of_views if 'two views' in r['method'] else truth
+            r[column] = error(supcon_step(r['method'], n, apart)(), right, z.double())
+
+
 def measure_supcon(rounds, sizes, full):
-    ways, rows, bf16 = supcon_ways(), [], 'clef_nb, bfloat16'
+    methods, rows, bf16 = supcon_methods(), [], 'clef_nb, bfloat16'
     slow = () if has_bf16() else (bf16,)  # emulated, many times slower
+    measured_alone = ('mask formula', 'pytorch-metric-learning', 'clef_nb', 'clef_nb, recompute')
     for n in sizes:
-        here = [w for w in ways if w not in slow or n in (1024, full)]
+        here = [m for m in methods if m not in slow or n in (1024, full)]
         new = rows_of(
             'supcon',
             n,
-            {w: supcon_step(w, n) for w in here},
+            {m: supcon_step(m, n) for m in here},
             'floor',
             'mask formula',
             rounds if n <= full else 1,
-            slow=[w for w in slow if w in here],
+            slow=[m for m in slow if m in here],
         )
         if n <= full:
-            for column, apart in (('gradient_error', True), ('gradient_error_random', False)):
-                z, labels = batch(n, apart)
-                truth = {
-                    views: exact(lambda z: with_mask(z, two_views(n) if views else labels), z)[0]
-                    for views in (False, True)
-                }
-                for r in new:
-                    if r['method'] != 'floor':
-                        r[column] = error(
-                            supcon_step(r['method'], n, apart)(),
-                            truth['two views' in r['method']],
-                            z.double(),
-                        )
+            gradient_errors(new, n, apart=True)
+            gradient_errors(new, n, apart=False)
         for r in new:
-            if n == full and r['method'] in (
-                'mask formula',
-                'pytorch-metric-learning',
-                'clef_nb',
-                'clef_nb, recompute',
-            ):
+            if n == full and r['method'] in measured_alone:
                 r['resident_mib'] = resident_peak(alone, supcon_step, r['method'], n)[0]
         rows += new
     return rows

@@ -53,7 +53,7 @@ class IdentityAdversary(nn.Module):
         dim: int,  # dimensions of the embedding, 1 or more
         n_subjects: int,  # training subjects, 2 or more
         hidden: int | None = None,  # width of a hidden layer; None for a linear probe
-        strength: float = 1.0,  # factor of the reversed gradient, 0 or more
+        strength: float = 1.0,  # factor of the gradient reversal, 0 or more
     ):
         super().__init__()
         if dim < 1 or n_subjects < 2 or (hidden is not None and hidden < 1):

@@ -13,6 +13,7 @@ import hashlib
 import multiprocessing
 import os
 import socket
+import subprocess
 import sys
 import time
 import warnings
@@ -31,7 +32,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from clef_nb.datasets.sampling import ShuffledBatches
 from clef_nb.model import distributed as processes
-from clef_nb.model import losses, stages, training
+from clef_nb.model import losses_fast, stages, training
 from clef_nb.model.distributed import (
     all_reduce_sum,
     broadcast_parameters,
@@ -45,14 +46,8 @@ from clef_nb.model.distributed import (
     sum_gradients,
     synced_batch_norm,
 )
-from clef_nb.model.losses import (
-    au_loss,
-    clip_loss,
-    expression_loss,
-    image_text,
-    name_description,
-    supcon,
-)
+from clef_nb.model.losses import au_loss, expression_loss
+from clef_nb.model.losses_fast import image_text, name_description, supcon
 from clef_nb.model.stages import align, other_subject_loss, pretrain
 from clef_nb.model.towers import load_model
 
@@ -175,6 +170,16 @@ def rows(n, split, rank):
     return slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
 
 
+def clip(m, y, scale, distributed, recompute=None):
+    "CLIP's loss: a text for each image, and the texts of all processes on each"
+    images, texts = m[0], F.normalize(m[1][y[0]] + m[0].roll(1, 1), dim=1)
+    own = torch.arange(len(images))
+    if distributed:
+        own = own + processes.gather_labels(own)[1]
+        texts = gather(texts)
+    return image_text(images, texts, own, scale, True, recompute, distributed)
+
+
 # (embeddings, texts, descriptions, learnt scale, bias), (labels, subjects, targets, targets of some
 # processes), distributed
 LOSSES = {
@@ -190,22 +195,16 @@ LOSSES = {
     'image_text, recomputed': lambda m, y, d: image_text(
         m[0], m[1], y[0], m[3], recompute=True, distributed=d
     ),
-    'image_text, one way': lambda m, y, d: image_text(
+    'image_text, asymmetric': lambda m, y, d: image_text(
         m[0], m[1], y[0], m[3], symmetric=False, distributed=d
     ),
     'image_text, scale 100': lambda m, y, d: image_text(m[0], m[1], y[0], m[3] * 10, distributed=d),
-    'image_text, scale 100, one way': lambda m, y, d: image_text(
+    'image_text, scale 100, asymmetric': lambda m, y, d: image_text(
         m[0], m[1], y[0], m[3] * 10, symmetric=False, distributed=d
     ),
-    'clip_loss': lambda m, y, d: clip_loss(
-        m[0], F.normalize(m[1][y[0]] + m[0].roll(1, 1), dim=1), m[3], distributed=d
-    ),
-    'clip_loss, recomputed': lambda m, y, d: clip_loss(
-        m[0], F.normalize(m[1][y[0]] + m[0].roll(1, 1), dim=1), m[3], recompute=True, distributed=d
-    ),
-    'clip_loss, scale 100': lambda m, y, d: clip_loss(
-        m[0], F.normalize(m[1][y[0]] + m[0].roll(1, 1), dim=1), m[3] * 10, distributed=d
-    ),
+    'CLIP': lambda m, y, d: clip(m, y, m[3], d),
+    'CLIP, recomputed': lambda m, y, d: clip(m, y, m[3], d, recompute=True),
+    'CLIP, scale 100': lambda m, y, d: clip(m, y, m[3] * 10, d),
     'au_loss': lambda m, y, d: au_loss(
         m[0] @ m[1].T, y[2], m[3], m[4], torch.linspace(0.5, 3, K), distributed=d
     ),
@@ -250,12 +249,12 @@ def measured(
 
 @contextlib.contextmanager
 def blocks_of(rows):
-    kept = losses._rows
-    losses._rows = lambda x: rows
+    kept = losses_fast._rows
+    losses_fast._rows = lambda x: rows
     try:
         yield
     finally:
-        losses._rows = kept
+        losses_fast._rows = kept
 
 
 def average(module):
@@ -427,7 +426,7 @@ def test_under_ddp_the_loss_times_the_processes(groups, n):
 
 
 class Odd(nn.Module):
-    "Parameters of several types and memory layouts, one without gradient, buffers of whole numbers"
+    "Parameters of several types and memory layouts, one without gradient, buffers of integers"
 
     def __init__(self, dtypes, seed):
         super().__init__()
@@ -461,7 +460,7 @@ def weight_of(rank, n):
 def helper_cases(rank, n, folder):
     out = dict(
         world=rank_and_world_size(),
-        shares=[local_slice(k) for k in range(25)],
+        slices=[local_slice(k) for k in range(25)],
         device=str(device()),
     )
     x = part_of(rank).requires_grad_()
@@ -473,20 +472,20 @@ def helper_cases(rank, n, folder):
     out['gather, strided'] = turned.grad
     out['gather, bfloat16'] = gather(part_of(rank).bfloat16())
     out['gather, none on the first'] = gather(part_of(rank)[: 3 * rank])
-    out['gather, whole numbers'] = processes.gather_labels(torch.arange(2**40, 2**40 + rank + 1))
+    out['gather, integers'] = processes.gather_labels(torch.arange(2**40, 2**40 + rank + 1))
     out['gather, one column'] = gather(torch.full((rank + 1,), float(rank)))
     x = torch.tensor([1.0 + rank, 2.0], requires_grad=True)
     t = all_reduce_sum(x)
     (t * torch.tensor([3.0, 5.0])).sum().backward()
-    out['total'] = t.detach(), x.grad, x.detach().clone()
-    out['total, whole numbers'] = all_reduce_sum(torch.tensor(rank + 1))
+    out['sum over processes'] = t.detach(), x.grad, x.detach().clone()
+    out['sum over processes, integers'] = all_reduce_sum(torch.tensor(rank + 1))
     x = torch.tensor(7.0, requires_grad=True)
     y = counted_once(x * x)
     y.backward()
-    out['once'] = y.detach(), x.grad
+    out['counted once'] = y.detach(), x.grad
     module = Odd(MIXED, rank)
     broadcast_parameters(module)
-    out['same start'] = (
+    out['broadcast'] = (
         module.state_dict(),
         module.conv.weight.is_contiguous(memory_format=torch.channels_last),
         module.flipped.stride(),
@@ -498,7 +497,12 @@ def helper_cases(rank, n, folder):
         for i, w in enumerate(module.parameters()):
             if w is not module.idle:
                 w.grad = torch.full_like(w, rank + 1.0) * (i + 1)
-        dist.all_reduce = lambda x, *a, **k: seen.append(x.dtype) or real(x, *a, **k)
+
+        def noted(x, *a, seen=seen, real=real, **k):
+            seen.append(x.dtype)
+            return real(x, *a, **k)
+
+        dist.all_reduce = noted
         try:
             sum_gradients(module)
         finally:
@@ -514,7 +518,7 @@ def helper_cases(rank, n, folder):
         if rank == 0:
             time.sleep(0.3)
             file.write_text('x')
-    out['first alone'] = found
+    out['main process first'] = found
     return out
 
 
@@ -541,22 +545,22 @@ def test_helpers(groups, n):
         )
         assert (
             torch.equal(
-                f['gather, whole numbers'][0],
+                f['gather, integers'][0],
                 torch.cat([torch.arange(2**40, 2**40 + r + 1) for r in range(n)]),
             )
-            and f['gather, whole numbers'][1] == rank * (rank + 1) // 2
+            and f['gather, integers'][1] == rank * (rank + 1) // 2
         )
         assert f['gather, one column'].tolist() == [
             float(r) for r in range(n) for _ in range(r + 1)
         ]
         assert (
-            f['total'][0].tolist() == [factor, 2 * n]
-            and f['total'][1].tolist() == [3, 5]
-            and f['total'][2].tolist() == [1 + rank, 2]
-            and f['total, whole numbers'] == factor
+            f['sum over processes'][0].tolist() == [factor, 2 * n]
+            and f['sum over processes'][1].tolist() == [3, 5]
+            and f['sum over processes'][2].tolist() == [1 + rank, 2]
+            and f['sum over processes, integers'] == factor
         )
-        assert f['once'][0] == 49 and f['once'][1].item() == pytest.approx(14 / n)
-        state, channels_last, stride = f['same start']
+        assert f['counted once'][0] == 49 and f['counted once'][1].item() == pytest.approx(14 / n)
+        state, channels_last, stride = f['broadcast']
         assert (
             all(torch.equal(v, whole[k]) for k, v in state.items())
             and channels_last
@@ -570,7 +574,7 @@ def test_helpers(groups, n):
                 )
                 and sum(g is None for g in f[case][0]) == 1
             )
-    assert [f['first alone'] for f in found] == [False] + [True] * (n - 1)
+    assert [f['main process first'] for f in found] == [False] + [True] * (n - 1)
 
 
 @pytest.mark.parametrize('case', ['sum', 'sum, other order'])
@@ -581,8 +585,8 @@ def test_gradients_of_several_types_are_sent_in_one_order(groups, case):
 
 
 @pytest.mark.parametrize('n', [2, 3])
-def test_shares_leave_nothing_out_and_overlap_nowhere(groups, n):
-    for k, parts in enumerate(zip(*(f['shares'] for f in groups(helper_cases, n)))):
+def test_slices_leave_nothing_out_and_overlap_nowhere(groups, n):
+    for k, parts in enumerate(zip(*(f['slices'] for f in groups(helper_cases, n)))):
         assert [i for s in parts for i in range(k)[s]] == list(range(k)) and max(
             len(range(k)[s]) for s in parts
         ) - min(len(range(k)[s]) for s in parts) <= 1
@@ -635,7 +639,7 @@ NORMS = {
 SIZES = {2: [5, 2], 3: [4, 1, 6]}
 
 
-def pictures(n):
+def noise_images(n):
     g = torch.Generator().manual_seed(n)
     return torch.randn(sum(SIZES[n]), 3, 8, 8, generator=g) * 3 + 7, torch.randn(
         sum(SIZES[n]), 5, 4, 4, generator=g
@@ -643,7 +647,7 @@ def pictures(n):
 
 
 def norm_run(module, n, part=slice(None), steps=3):
-    x, weight = pictures(n)
+    x, weight = noise_images(n)
     for _ in range(steps):
         x1 = x[part].clone().to(memory_format=torch.channels_last).requires_grad_()
         module.zero_grad()
@@ -663,13 +667,13 @@ def norm_cases(rank, n, folder):
     part = slice(sum(SIZES[n][:rank]), sum(SIZES[n][: rank + 1]))
     out = {k: norm_run(normed(**kw), n, part) for k, kw in NORMS.items()}
     flat = nn.BatchNorm1d(192)
-    x = pictures(n)[0].flatten(1)[part]
+    x = noise_images(n)[0].flatten(1)[part]
     with synced_batch_norm(flat):
         out['flat'] = flat(x).detach(), flat.running_var.clone()
     m = normed()
-    m(pictures(n)[0])
+    m(noise_images(n)[0])
     m.eval()
-    x = pictures(n)[0][part]
+    x = noise_images(n)[0][part]
     before = {k: b.clone() for k, b in m.named_buffers()}
     plain = m(x)
     with synced_batch_norm(m):
@@ -709,7 +713,7 @@ def test_batch_norm_equals_one_process(groups, n, name):
 
 @pytest.mark.parametrize('n', [2, 3])
 def test_batch_norm_of_other_kinds(groups, n):
-    x, _ = pictures(n)
+    x, _ = noise_images(n)
     flat = nn.BatchNorm1d(192)
     y = flat(x.flatten(1))
     low = nn.BatchNorm2d(3)(x)
@@ -909,7 +913,7 @@ def test_training_equals_one_process(groups, name):
         assert set(changes) == set(moved)
         far = sum((changes[k] - v).square().sum() for k, v in moved.items()).sqrt() / norm
         assert norm > 0.1 and far < 1e-5, (norm, far)
-        # to the bit in all processes
+        # bit-exact in all processes
         assert end == found[0][name, 'double'][2]
 
 
@@ -921,7 +925,7 @@ def test_single_precision_begins_alike_and_all_processes_end_alike(groups, name)
         for f in found:
             assert f[name][0][c][0] == pytest.approx(log[c][0], rel=1e-5), c
         assert found[0][name][0][c].equals(found[1][name][0][c])
-    assert found[0][name][1] == found[1][name][1]  # to the bit
+    assert found[0][name][1] == found[1][name][1]  # bit-exact
 
 
 def test_one_checkpoint_is_written_once(groups):
@@ -966,6 +970,90 @@ def test_under_a_launcher_the_processes_meet_by_themselves(tmp_path):
             and after == (0, 1)
             and loss == pytest.approx(whole, rel=1e-5)
         )
+
+
+LAUNCHED = """
+import sys
+import torch
+from clef_nb.model.distributed import all_reduce_sum, device, rank_and_world_size
+
+
+def work(folder):
+    where = device()
+    rank, processes = rank_and_world_size()
+    x = torch.tensor([1.0 + rank], device=where, requires_grad=True)
+    all_reduce_sum(x * x).sum().backward()
+    torch.save((rank, processes, all_reduce_sum(x.detach()).item(), x.grad.item()),
+               f'{folder}/{rank}.pt')
+
+
+if __name__ == '__main__':
+    from accelerate import notebook_launcher
+
+    notebook_launcher(
+        work, (sys.argv[1],), num_processes=2, rdzv_backend='c10d', rdzv_endpoint='localhost:0'
+    )
+"""
+
+
+def test_the_notebook_launcher_of_accelerate_is_a_launcher(tmp_path):
+    "It sets the environment that torchrun sets; nothing else of accelerate is used"
+    pytest.importorskip('accelerate', reason='accelerate is not installed (extra: dev)')
+    if START != 'forkserver' or torch.cuda.is_available():
+        pytest.skip('the launcher forks, and on GPUs wants one for each process')
+    script = tmp_path / 'launched.py'
+    script.write_text(LAUNCHED)
+    environment = dict(os.environ, OMP_NUM_THREADS='1')
+    if sys.platform == 'linux':
+        environment['GLOO_SOCKET_IFNAME'] = 'lo'
+    done = subprocess.run(
+        [sys.executable, script, tmp_path],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    found = [torch.load(tmp_path / f'{rank}.pt', weights_only=True) for rank in range(2)]
+    assert found == [(0, 2, 3.0, 2.0), (1, 2, 3.0, 4.0)]
+
+
+def test_the_core_does_not_import_accelerate():
+    code = 'import sys, clef_nb.model.distributed; print("accelerate" in sys.modules)'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.stdout.strip() == 'False', done.stderr
+
+
+@pytest.mark.parametrize('nccl', [True, False])
+def test_on_gpus_each_process_of_a_machine_takes_its_own(monkeypatch, nccl):
+    "Without GPUs: what torch would be asked for"
+    called = []
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 4)
+    monkeypatch.setattr(torch.cuda, 'set_device', called.append)
+    monkeypatch.setattr(dist, 'is_nccl_available', lambda: nccl)
+    monkeypatch.setattr(dist, 'init_process_group', called.append)
+    monkeypatch.delenv('WORLD_SIZE', raising=False)
+    assert device() == torch.device('cuda') and called == []
+    # the second machine of two with four GPUs each
+    for name, value in dict(WORLD_SIZE='8', RANK='6', LOCAL_RANK='2').items():
+        monkeypatch.setenv(name, value)
+    assert device() == torch.device('cuda', 2)
+    assert called == ['nccl' if nccl else 'gloo', torch.device('cuda', 2)]
+
+
+def test_processes_on_one_cpu_share_its_cores_unless_told_otherwise(monkeypatch):
+    threads = []
+    monkeypatch.setattr(dist, 'init_process_group', lambda backend: None)
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: 8)
+    monkeypatch.setattr(torch, 'set_num_threads', threads.append)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    for name, value in dict(WORLD_SIZE='3', LOCAL_WORLD_SIZE='3').items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+    assert device() == torch.device('cpu') and threads == []
+    monkeypatch.delenv('OMP_NUM_THREADS')
+    assert device() == torch.device('cpu') and threads == [2]
 
 
 def own_stage(rank, n, folder):

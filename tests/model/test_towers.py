@@ -1,4 +1,6 @@
-"""What the notebook of the towers does not show: damage, interrupted writes, towers of other kinds."""
+"""What the notebook of the towers does not show: damage, interrupted writes, towers of other
+kinds
+"""
 
 import json
 import os
@@ -14,6 +16,7 @@ from clef_nb.model.towers import (
     embed_images,
     embed_texts,
     encode_tokens,
+    evaluating,
     export_half,
     load_model,
     save_model,
@@ -108,6 +111,14 @@ def test_a_text_of_exactly_the_context_length_is_taken(model):
         tokenize(model, [text + ' face'])
 
 
+def test_evaluating_restores_the_mode_after_an_error(model):
+    layer = torch.nn.Dropout()
+    with pytest.raises(KeyError), evaluating(layer):
+        assert not layer.training and not torch.is_grad_enabled()
+        raise KeyError('x')
+    assert layer.training and torch.is_grad_enabled()
+
+
 def test_mode_and_gradients_come_back(model, images):
     model.train()
     try:
@@ -192,7 +203,7 @@ def test_a_model_from_elsewhere_is_not_saved(tmp_path):
     assert not (tmp_path / 'x').exists()
 
 
-def test_saved_configuration_tells_the_colour_scale(model, tmp_path):
+def test_saved_configuration_records_the_colour_scale(model, tmp_path):
     save_model(model, tmp_path)
     cfg = json.loads((tmp_path / 'open_clip_config.json').read_text())
     assert cfg['model_cfg']['embed_dim'] == 128 and cfg['preprocess_cfg']['mean'] == list(

@@ -145,7 +145,9 @@ def test_a_state_dict_does_not_record_its_activation(quick, state, images, tmp_p
 
 
 def test_only_farls_parts_are_dropped_and_only_the_scale_may_be_missing(state, tmp_path):
-    without = lambda k: {n: v for n, v in state.items() if n != k}
+    def without(k):
+        return {n: v for n, v in state.items() if n != k}
+
     load_model('weights-vit', save(without('logit_scale'), tmp_path / 'a.pt'))
     assert 'it has no visual.proj' in message(save(without('visual.proj'), tmp_path / 'b.pt'))
     assert 'the model has no visual.lm_extra' in message(
