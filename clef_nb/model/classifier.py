@@ -23,9 +23,9 @@ from ..datasets.texts import _label_rows, _table, description_texts, name_texts
 from .losses import au_loss as binary_au_loss
 from .losses import expression_loss, multi_positive_loss
 from clef_nb.model.towers import (
-    _evaluating,
     embed_images,
     embed_texts,
+    evaluating,
     load_model,
     save_model,
 )
@@ -267,7 +267,7 @@ def predict(
 ) -> np.ndarray:
     "Probabilities from the similarity to the label texts alone."
     z = torch.from_numpy(embed_images(self.model, images, batch_size))
-    with _evaluating(self):
+    with evaluating(self):
         logits = self(z.to(self.bias.device), self.classes())
         p = logits.sigmoid() if self.multi_label else logits.softmax(1)
     return p.cpu().numpy()

@@ -30,7 +30,7 @@ from clef_nb.model.distributed import (
 )
 from .losses import positive_weights
 from .losses_fast import image_text, name_description, supcon
-from .towers import _evaluating, embed_images, encode_tokens, model_input, tokenize
+from .towers import embed_images, encode_tokens, evaluating, model_input, tokenize
 from .training import TrainSettings, has_bf16, in_micro_batches, train
 
 # %% ../../nbs/model/08_stages.ipynb #check
@@ -365,7 +365,7 @@ def _rates_and_weights(target, labels):
 def _set_first_bias(classifier, images, rate, weight, seed):
     "Biases with which the mean logit of some images is that of the weighted base rate"
     some = np.sort(np.random.default_rng(seed).permutation(len(images))[:512])
-    with _evaluating(classifier):
+    with evaluating(classifier):
         z = torch.from_numpy(embed_images(classifier.model, images[some]))
         cos = z.to(classifier.bias.device) @ classifier.classes().T
         odds = weight * rate / (1 - rate)
