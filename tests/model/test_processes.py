@@ -7,6 +7,7 @@ tests below read that.
 
 import contextlib
 import copy
+import dataclasses
 import datetime
 import functools
 import hashlib
@@ -50,6 +51,7 @@ from clef_nb.model.losses import au_loss, expression_loss
 from clef_nb.model.losses_fast import image_text, name_description, supcon
 from clef_nb.model.stages import align, other_subject_loss, pretrain
 from clef_nb.model.towers import load_model
+from clef_nb.model.training import TrainSettings
 
 START = 'forkserver' if 'forkserver' in multiprocessing.get_all_start_methods() else 'spawn'
 if START == 'forkserver':
@@ -742,25 +744,25 @@ def double():
     In single precision two right runs part quickly: a rounding carries an activation over the kink
     of a ReLU, and AdamW divides a gradient that is rounding alone by its own size.
     """
-    single, kept = torch.Tensor.float, (stages.augment, stages.embed_images, stages.has_bf16)
+    single = torch.Tensor.float
+    kept = stages._view, stages.embed_images, stages.has_bf16
 
-    def augment(x, **kw):
+    def view(*args):
         torch.Tensor.float = single
         try:
-            return kept[0](x, **kw).double()
+            return kept[0](*args).double()
         finally:
             torch.Tensor.float = torch.Tensor.double
 
-    torch.Tensor.float, stages.augment, stages.has_bf16 = (
-        torch.Tensor.double,
-        augment,
-        lambda device: False,
-    )
+    torch.Tensor.float = torch.Tensor.double
+    stages._view = view
     stages.embed_images = lambda model, x: kept[1](copy.deepcopy(model).to(torch.float32), x)
+    stages.has_bf16 = lambda device: False
     try:
         yield
     finally:
-        torch.Tensor.float, (stages.augment, stages.embed_images, stages.has_bf16) = single, kept
+        torch.Tensor.float = single
+        stages._view, stages.embed_images, stages.has_bf16 = kept
 
 
 def expressions(table):
@@ -772,23 +774,25 @@ def expressions(table):
     )
 
 
-# 11 rows a batch are shared as 5 and 6. chunk is for the processes: one process takes all at once
+# 11 rows a batch are shared as 5 and 6. Two processes work in micro-batches where one takes all
 TRAINED = {
-    'pretrain': lambda m, data, chunk, **kw: pretrain(m, *data, **kw),
-    'pretrain, other subjects': lambda m, data, chunk, **kw: pretrain(
-        m, *data, positives='activity_other_subject', **kw
-    ),
-    'pretrain, instances': lambda m, data, chunk, **kw: pretrain(
-        m, *data, positives='instance', activity_texts=False, **kw
-    ),
-    'pretrain, chunks': lambda m, data, chunk, **kw: pretrain(
-        m, *data, freeze=('batch_norm', 'token_embedding'), chunk=chunk, **kw
-    ),
-    'align': lambda m, data, chunk, **kw: align(m, *data, **kw).log,
-    'align, expressions': lambda m, data, chunk, **kw: (
-        align(m, data[0], expressions(data[1]), **kw).log
+    'pretrain': pretrain,
+    'pretrain, other subjects': functools.partial(pretrain, positives='activity_other_subject'),
+    'pretrain, instances': functools.partial(pretrain, positives='instance', activity_texts=False),
+    'pretrain, micro-batches': pretrain,
+    'align': lambda m, *data, settings: align(m, *data, settings=settings).log,
+    'align, expressions': lambda m, images, table, settings: (
+        align(m, images, expressions(table), settings=settings).log
     ),
 }
+
+
+def settings_of(name, micro_batch=None, **changes):
+    settings = TrainSettings(3, 11, progress=False, seed=2)
+    if name == 'pretrain, micro-batches':
+        freeze = ('batch_norm', 'token_embedding')
+        settings = dataclasses.replace(settings, freeze=freeze, micro_batch=micro_batch)
+    return dataclasses.replace(settings, **changes)
 
 
 def digest(module):
@@ -797,14 +801,9 @@ def digest(module):
     ).hexdigest()
 
 
-def trained(name, chunk=None, seed=0, **kw):
-    m = load_model(pretrained=None, seed=seed)
-    return (
-        TRAINED[name](
-            m, study(), chunk, **{**dict(steps=3, batch_size=11, progress=False, seed=2), **kw}
-        ),
-        m,
-    )
+def trained(name, model_seed=0, **changes):
+    m = load_model(pretrained=None, seed=model_seed)
+    return TRAINED[name](m, *study(), settings=settings_of(name, **changes)), m
 
 
 def small():
@@ -818,12 +817,13 @@ def small():
         )
 
 
-def trained_in_double(name, chunk=None):
+def trained_in_double(name, micro_batch=None):
     "(log, by how much each number of the towers changed in two steps, digest of the weights)"
     with double():
         m = small().double()
         start = {k: w.clone() for k, w in m.state_dict().items()}
-        log = TRAINED[name](m, study(), chunk, steps=2, batch_size=11, progress=False, seed=2)
+        settings = settings_of(name, micro_batch, steps=2)
+        log = TRAINED[name](m, *study(), settings=settings)
     return (
         log,
         {k: w - start[k] for k, w in m.state_dict().items() if w.is_floating_point()},
@@ -843,19 +843,22 @@ def training_cases(rank, n, folder):
     saved = []
     for name in TRAINED:
         out[name, 'double'] = trained_in_double(name, 2)
-    real = training._save
+    real = training._Checkpoint.save
 
-    def noted(*a):
-        saved.append(a[0].name)
-        real(*a)
+    def noted(checkpoint, *a):
+        saved.append(checkpoint.path.name)
+        real(checkpoint, *a)
 
-    training._save = noted
+    training._Checkpoint.save = noted
     files = folder / 'whole'
     file = files / 'c.pt'
     # process 0 is followed, whatever the others start from
     for name in BOTH:
         log, m = trained(
-            name, seed=rank, checkpoint=file if name == 'pretrain' else None, checkpoint_every=2
+            name,
+            model_seed=rank,
+            checkpoint=file if name == 'pretrain' else None,
+            checkpoint_every=2,
         )
         out[name] = log, digest(m)
     dist.barrier()
@@ -950,9 +953,7 @@ def test_a_checkpoint_that_one_process_alone_sees_is_refused(groups):
 
 def unstarted(rank, n, folder):
     before = rank_and_world_size(), str(device()), rank_and_world_size()
-    log = pretrain(
-        load_model(pretrained=None), *study(), steps=1, batch_size=11, progress=False, seed=2
-    )
+    log, _ = trained('pretrain', steps=1)
     destroy_process_group()
     return before, rank_and_world_size(), log['loss'][0]
 
@@ -960,9 +961,7 @@ def unstarted(rank, n, folder):
 def test_under_a_launcher_the_processes_meet_by_themselves(tmp_path):
     "torchrun sets the environment and nothing else"
     found = launch(unstarted, 2, tmp_path, started=False)
-    whole = pretrain(
-        load_model(pretrained=None), *study(), steps=1, batch_size=11, progress=False, seed=2
-    )['loss'][0]
+    whole = trained('pretrain', steps=1)[0]['loss'][0]
     for rank, (before, after, loss) in enumerate(found):
         assert (
             before[0] == (0, 1)
@@ -1057,8 +1056,8 @@ def test_processes_on_one_cpu_share_its_cores_unless_told_otherwise(monkeypatch)
 
 
 def own_stage(rank, n, folder):
-    parts, saved, tower, real = [], [], nn.Linear(192, 4), training._save
-    training._save = lambda *a: saved.append(1) or real(*a)
+    parts, saved, tower, real = [], [], nn.Linear(192, 4), training._Checkpoint.save
+    training._Checkpoint.save = lambda *a: saved.append(1) or real(*a)
 
     def losses(batch):
         parts.append((batch.part.start, batch.part.stop))
@@ -1073,9 +1072,7 @@ def own_stage(rank, n, folder):
         np.zeros((9, 8, 8, 3), np.uint8),
         ShuffledBatches(9, 9),
         losses,
-        steps=1,
-        progress=False,
-        checkpoint=folder / 'c' / 'own.pt',
+        TrainSettings(1, progress=False, checkpoint=folder / 'c' / 'own.pt'),
     )
     destroy_process_group()
     return parts, len(saved)
