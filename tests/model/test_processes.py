@@ -7,7 +7,6 @@ tests below read that.
 
 import contextlib
 import copy
-import dataclasses
 import datetime
 import functools
 import hashlib
@@ -18,6 +17,7 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -774,25 +774,29 @@ def expressions(table):
     )
 
 
-# 11 rows a batch are shared as 5 and 6. Two processes work in micro-batches where one takes all
+# 11 rows a batch are shared as 5 and 6. micro_batch is for the processes: one process takes all at
+# once
 TRAINED = {
-    'pretrain': pretrain,
-    'pretrain, other subjects': functools.partial(pretrain, positives='activity_other_subject'),
-    'pretrain, instances': functools.partial(pretrain, positives='instance', activity_texts=False),
-    'pretrain, micro-batches': pretrain,
-    'align': lambda m, *data, settings: align(m, *data, settings=settings).log,
-    'align, expressions': lambda m, images, table, settings: (
-        align(m, images, expressions(table), settings=settings).log
+    'pretrain': lambda m, data, settings, micro_batch: pretrain(m, *data, settings=settings),
+    'pretrain, other subjects': lambda m, data, settings, micro_batch: pretrain(
+        m, *data, positives='activity_other_subject', settings=settings
+    ),
+    'pretrain, instances': lambda m, data, settings, micro_batch: pretrain(
+        m, *data, positives='instance', activity_texts=False, settings=settings
+    ),
+    'pretrain, micro-batches': lambda m, data, settings, micro_batch: pretrain(
+        m,
+        *data,
+        settings=replace(
+            settings, freeze=('batch_norm', 'token_embedding'), micro_batch=micro_batch
+        ),
+    ),
+    'align': lambda m, data, settings, micro_batch: align(m, *data, settings=settings).log,
+    'align, expressions': lambda m, data, settings, micro_batch: (
+        align(m, data[0], expressions(data[1]), settings=settings).log
     ),
 }
-
-
-def settings_of(name, micro_batch=None, **changes):
-    settings = TrainSettings(3, 11, progress=False, seed=2)
-    if name == 'pretrain, micro-batches':
-        freeze = ('batch_norm', 'token_embedding')
-        settings = dataclasses.replace(settings, freeze=freeze, micro_batch=micro_batch)
-    return dataclasses.replace(settings, **changes)
+SHORT = TrainSettings(steps=3, batch_size=11, progress=False, seed=2)
 
 
 def digest(module):
@@ -801,9 +805,9 @@ def digest(module):
     ).hexdigest()
 
 
-def trained(name, model_seed=0, **changes):
-    m = load_model(pretrained=None, seed=model_seed)
-    return TRAINED[name](m, *study(), settings=settings_of(name, **changes)), m
+def trained(name, micro_batch=None, seed=0, **changes):
+    m = load_model(pretrained=None, seed=seed)
+    return TRAINED[name](m, study(), replace(SHORT, **changes), micro_batch), m
 
 
 def small():
@@ -822,8 +826,7 @@ def trained_in_double(name, micro_batch=None):
     with double():
         m = small().double()
         start = {k: w.clone() for k, w in m.state_dict().items()}
-        settings = settings_of(name, micro_batch, steps=2)
-        log = TRAINED[name](m, *study(), settings=settings)
+        log = TRAINED[name](m, study(), replace(SHORT, steps=2), micro_batch)
     return (
         log,
         {k: w - start[k] for k, w in m.state_dict().items() if w.is_floating_point()},
@@ -855,10 +858,7 @@ def training_cases(rank, n, folder):
     # process 0 is followed, whatever the others start from
     for name in BOTH:
         log, m = trained(
-            name,
-            model_seed=rank,
-            checkpoint=file if name == 'pretrain' else None,
-            checkpoint_every=2,
+            name, seed=rank, checkpoint=file if name == 'pretrain' else None, checkpoint_every=2
         )
         out[name] = log, digest(m)
     dist.barrier()
@@ -953,7 +953,7 @@ def test_a_checkpoint_that_one_process_alone_sees_is_refused(groups):
 
 def unstarted(rank, n, folder):
     before = rank_and_world_size(), str(device()), rank_and_world_size()
-    log, _ = trained('pretrain', steps=1)
+    log = pretrain(load_model(pretrained=None), *study(), settings=replace(SHORT, steps=1))
     destroy_process_group()
     return before, rank_and_world_size(), log['loss'][0]
 
@@ -961,7 +961,9 @@ def unstarted(rank, n, folder):
 def test_under_a_launcher_the_processes_meet_by_themselves(tmp_path):
     "torchrun sets the environment and nothing else"
     found = launch(unstarted, 2, tmp_path, started=False)
-    whole = trained('pretrain', steps=1)[0]['loss'][0]
+    whole = pretrain(load_model(pretrained=None), *study(), settings=replace(SHORT, steps=1))[
+        'loss'
+    ][0]
     for rank, (before, after, loss) in enumerate(found):
         assert (
             before[0] == (0, 1)
@@ -1056,7 +1058,8 @@ def test_processes_on_one_cpu_share_its_cores_unless_told_otherwise(monkeypatch)
 
 
 def own_stage(rank, n, folder):
-    parts, saved, tower, real = [], [], nn.Linear(192, 4), training._Checkpoint.save
+    parts, saved, tower = [], [], nn.Linear(192, 4)
+    real = training._Checkpoint.save
     training._Checkpoint.save = lambda *a: saved.append(1) or real(*a)
 
     def losses(batch):
@@ -1072,7 +1075,7 @@ def own_stage(rank, n, folder):
         np.zeros((9, 8, 8, 3), np.uint8),
         ShuffledBatches(9, 9),
         losses,
-        TrainSettings(1, progress=False, checkpoint=folder / 'c' / 'own.pt'),
+        TrainSettings(steps=1, progress=False, checkpoint=folder / 'c' / 'own.pt'),
     )
     destroy_process_group()
     return parts, len(saved)
