@@ -213,7 +213,7 @@ class FacePlayground(W.VBox):
             self._rows,
         ) = (
             asked,
-            people,
+            sample_people,
             rng,
             size,
             True,
@@ -238,7 +238,7 @@ class FacePlayground(W.VBox):
 
         self.au = {n: slider(self._words[f'AU{n}'], 0, 5, 0, 0.1) for n in POSED}
         long = dict(style=dict(description_width='70px'), layout=W.Layout(width='230px'))
-        who = [(f'{s.name}, {s.words["age"]} {s.words["sex"]}', i) for i, s in enumerate(people)]
+        who = [(f'{s.name}, {s.words["age"]} {s.words["sex"]}', i) for i, s in enumerate(sample_people)]
         self.person, self.mix_with = (
             W.Dropdown(options=who, value=0, description='person', **long),
             W.Dropdown(options=who, value=1, description='mixed with', **long),
@@ -278,7 +278,7 @@ class FacePlayground(W.VBox):
             for w in widgets.values():
                 w.add_class(name)
         sheet = np.stack(
-            [[render(s, pose, Shot(), size) for pose in _PROTOTYPES.values()] for s in people]
+            [[render(s, pose, Shot(), size) for pose in _PROTOTYPES.values()] for s in sample_people]
         )
         self._maps = {
             k: _Map(

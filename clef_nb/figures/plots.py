@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from sklearn.manifold import TSNE
 
-from ..datasets.cache import _array
+from ..measure.metrics import as_array
 
 # %% ../../nbs/figures/00_plots.ipynb #palette
 _COLOURS = [c for i, c in enumerate(sns.color_palette('colorblind')) if i != 7] + [(0.1, 0.1, 0.1)]
@@ -60,7 +60,7 @@ def _lines(name):
 # %% ../../nbs/figures/00_plots.ipynb #umap-2d
 def _mappable(z, seed, limit):
     "Embeddings that can be mapped, and their rows: at most `limit`, drawn with the seed"
-    z = _array(z, 'z')
+    z = as_array(z, 'z')
     if z.ndim != 2:
         raise ValueError(f'z must be frames by dimensions, but its shape is {z.shape}')
     if (bad := ~np.isfinite(z).all(1)).any():
@@ -142,7 +142,7 @@ def plot_umap(
     seed: int = 0,  # seed of the map
 ) -> Figure:  # the figure drawn into
     "A map coloured by one column. Raises ValueError when there is not one colour a frame."
-    z, colour = _array(z, 'z'), pd.Series(colour).reset_index(drop=True)
+    z, colour = as_array(z, 'z'), pd.Series(colour).reset_index(drop=True)
     if z.ndim != 2 or len(z) != len(colour):
         raise ValueError(
             f'z must be [N, D] with one colour a row, but their shapes are {z.shape} and'
@@ -675,7 +675,7 @@ def plot_pareto(
         )
     if len(table) == 0:
         raise ValueError('the table has no rows; give one an embedding')
-    x, x_low, x_high, y, y_low, y_high = _array(table[need], 'table').T
+    x, x_low, x_high, y, y_low, y_high = as_array(table[need], 'table').T
     if (bad := ~np.isfinite(x + y)).any():
         raise ValueError(
             f'{table.index[bad.argmax()]!r} has no x or no y; measure both or leave it out'

@@ -19,13 +19,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..datasets.files import write_atomically
-from ..datasets.texts import label_rows, description_texts, name_texts
+from ..datasets.texts import description_texts, label_rows, name_texts
+from ..experiments.report import _table
 from .losses import au_loss as binary_au_loss
 from .losses import expression_loss, multi_positive_loss
 from clef_nb.model.towers import (
-    evaluating,
     embed_images,
     embed_texts,
+    evaluating,
     load_model,
     save_model,
 )

@@ -31,8 +31,8 @@ from clef_nb.model.distributed import (
 )
 from .losses import positive_weights
 from .losses_fast import image_text, name_description, supcon
-from .towers import evaluating, embed_images, encode_tokens, model_input, tokenize
-from .training import TrainSettings, has_bf16, in_micro_batches, train
+from .towers import embed_images, encode_tokens, evaluating, model_input, tokenize
+from .training import Batch, TrainSettings, has_bf16, in_micro_batches, train
 
 # %% ../../nbs/model/08_stages.ipynb #check
 def _check_inputs(images, table, augmentation):
@@ -79,7 +79,7 @@ def _view(images, draws, augmentation):
 # %% ../../nbs/model/08_stages.ipynb #embed
 def embed_views(
     model: nn.Module,  # towers from `load_model`
-    batch: 'Batch',  # n images of this process
+    batch: Batch,  # n images of this process
     views: int = 1,  # views of each image
     augmentation: Callable | None = None,  # as in `pretrain`
     micro_batch: int | None = None,  # views whose activations are in memory at one time

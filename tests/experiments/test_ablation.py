@@ -10,9 +10,10 @@ import torch
 from clef_nb.datasets.bp4d import write_bp4d
 from clef_nb.datasets.rafdb import write_rafdb
 from clef_nb.experiments import ablation
-from clef_nb.experiments.ablation import ablation_rows, open_experiment, open_source
+from clef_nb.experiments.ablation import ablation_rows
+from clef_nb.experiments.sources import open_experiment, open_source
 from clef_nb.measure.intervals import jackknife_intervals
-from clef_nb.experiments.demo import main
+from clef_nb.cli import main
 from clef_nb.model.towers import load_model
 
 SMALL = dict(
