@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from ..datasets.files import write_atomically
 from ..datasets.texts import description_texts, label_rows, name_texts
-from ..experiments.report import _table
 from .losses import au_loss as binary_au_loss
 from .losses import expression_loss, multi_positive_loss
 from clef_nb.model.towers import (
