@@ -27,7 +27,7 @@ from ..model.losses import au_loss, positive_weights
 from clef_nb.model.stages import (
     MAX_POS_WEIGHT,
     align,
-    bound_logit_scale,
+    clamp_logit_scale,
     embed_tokens,
     embed_views,
 )
@@ -205,7 +205,7 @@ def _align_levels(model, images, intensity, labels, settings):
         return dict(loss_names=au_loss(cos, target[batch.rows], scale, module.bias, weight))
 
     batches = ShuffledBatches(range(len(images)), settings.batch_size, settings.seed)
-    train(module, images, batches, losses, settings, after_step=lambda: bound_logit_scale(model))
+    train(module, images, batches, losses, settings, after_step=lambda: clamp_logit_scale(model))
 
 # %% ../../nbs/experiments/08_zeroshot.ipynb #intensity-run
 def _rank_correlations(score, intensity, inside, labels):
