@@ -8,6 +8,7 @@ the quick form of the demo. Numbers differ between machines, so nothing is store
 
 import argparse
 import hashlib
+import importlib
 import json
 import os
 import subprocess
@@ -42,14 +43,17 @@ def files_in(folder):
     }
 
 
+def before(module):
+    "A module of version 0.1, where all lay in one folder"
+    return importlib.import_module(f'clef_nb.{module}')
+
+
 def writers():
     "Name of a data set -> function that writes its twin"
     try:
         from clef_nb.datasets.registry import get_dataset
-    except ImportError:  # before version 0.2
-        from clef_nb.datasets import WRITERS
-
-        return WRITERS
+    except ImportError:
+        return before('datasets').WRITERS
     return {name: get_dataset(name).write for name in SIZES}
 
 
@@ -64,16 +68,12 @@ def twins(folder):
 
 def losses_before(twin, cache):
     "The first ten losses of both stages, by the functions of version 0.1"
-    from clef_nb.datasets.cache import frame_cache
-    from clef_nb.datasets.bp4d import bp4d
-    from clef_nb.model.stages import align, pretrain
-    from clef_nb.model.towers import load_model
-
-    table, model = bp4d(twin), load_model('clef-tiny')
-    images = frame_cache(table, 64, folder=cache)
+    stages = before('stages')
+    table, model = before('lab').bp4d(twin), before('towers').load_model('clef-tiny')
+    images = before('batches').frame_cache(table, 64, folder=cache)
     few = dict(steps=10, batch_size=32, progress=False)
-    first = pretrain(model, images, table, **few)
-    return first['loss'], align(model, images, table, **few).log['loss']
+    first = stages.pretrain(model, images, table, **few)
+    return first['loss'], stages.align(model, images, table, **few).log['loss']
 
 
 def losses_now(twin, cache):
@@ -107,7 +107,7 @@ def demo(folder, quick):
     try:
         from clef_nb.experiments.demo import demo as run
     except ImportError:
-        from clef_nb.experiments.demo import demo as run
+        run = before('reproduce').demo
     rows = run(folder / 'demo', folder / 'demo-twin', quick=quick, progress=False)
     return {
         f'{row["row"]}: {name}' + (' (interval)' if name.endswith(INTERVALS) else ''): repr(value)
