@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 
 from ..datasets import texts as facs
 from ..datasets.frames import FrameTable
-from .face_widget import _jpeg
-from .plots import _COLOURS, _figure, _number, umap_2d
+from .face_widget import jpeg_url
+from .plots import COLOURS, new_figure, number_text, umap_2d
 
 # %% ../../nbs/figures/04_map_widget.ipynb #colour
 # paths that begin at a dot's left end
@@ -61,7 +61,7 @@ def _colours(values):
     place = {n: i for i, n in enumerate(names)}
     at = np.array([-1 if m else place[str(v)] for v, m in zip(values, missing)])
     looks = [
-        (_hex(_COLOURS[i % 10]), i // 5) if i < 30 else (_NONE, 0) for i in range(len(names))
+        (_hex(COLOURS[i % 10]), i // 5) if i < 30 else (_NONE, 0) for i in range(len(names))
     ] + [(_NONE, 0)]
     legend = (
         [(n, *looks[i]) for i, n in enumerate(names[:30])]
@@ -291,15 +291,15 @@ class EmbeddingBrowser(W.VBox):
 
     def _choose(self, change=None):
         i, near = self.frame.value, self.neighbours
-        self.face.value, self.texts.value = _jpeg(self._images[self._rows[i]]), self._about(i)
+        self.face.value, self.texts.value = jpeg_url(self._images[self._rows[i]]), self._about(i)
         buttons = []
         for n in near.itertuples():
-            data = base64.b64encode(_jpeg(self._images[n.row])).decode()
+            data = base64.b64encode(jpeg_url(self._images[n.row])).decode()
             who = ' '.join(str(getattr(n, c)) for c in ('subject', 'activity') if hasattr(n, c))
             buttons.append(
                 f'<button onclick="{_CHOOSE % n.frame}" title="frame {n.frame}, cosine'
-                f' {_number(n.cosine)}"><img alt="frame {n.frame}"'
-                f' src="data:image/jpeg;base64,{data}">{html.escape(who)}<br>{_number(n.cosine)}</button>'
+                f' {number_text(n.cosine)}"><img alt="frame {n.frame}"'
+                f' src="data:image/jpeg;base64,{data}">{html.escape(who)}<br>{number_text(n.cosine)}</button>'
             )
         says = [
             f'same {c} {n} of {self._k} (chance {chance:.1f})'
@@ -323,7 +323,7 @@ class EmbeddingBrowser(W.VBox):
     def _peek(self, change):
         i = self._nearest(change['new'])
         row = self._df.iloc[i]
-        data = base64.b64encode(_jpeg(self._images[self._rows[i]])).decode()
+        data = base64.b64encode(jpeg_url(self._images[self._rows[i]])).decode()
         says = ', '.join(
             str(row[c])
             for c in ('subject', 'activity', 'expression')
@@ -388,7 +388,7 @@ def still(self: EmbeddingBrowser) -> Figure:  # a matplotlib figure
     i, near = self.frame.value, self.neighbours
     columns = 4
     lines = 1 + -(-len(near) // columns)
-    fig, _ = _figure(figsize=(9.8, 4.6))
+    fig, _ = new_figure(figsize=(9.8, 4.6))
     fig.clear()
     left, right = fig.subfigures(1, 2, width_ratios=[1.15, 1])
     ax = left.subplots()
@@ -436,7 +436,7 @@ def still(self: EmbeddingBrowser) -> Figure:  # a matplotlib figure
         a.imshow(self._images[n.row])
         a.set_title(
             ' '.join(str(getattr(n, c)) for c in ('subject', 'activity') if hasattr(n, c))
-            + f'\n{_number(n.cosine)}',
+            + f'\n{number_text(n.cosine)}',
             fontsize=8,
             pad=2,
         )

@@ -14,7 +14,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from .plots import _COLOURS, _figure
+from .plots import COLOURS, new_figure
 
 # %% ../../nbs/figures/01_published.ipynb #scores
 def _ours(ours):
@@ -132,14 +132,14 @@ _WARNING = (0.65, 0.25, 0)  # a dark orange that is read well on white
 def _mark(ax, r, y, twin, **kw):
     "One of our values with its interval: a diamond, hollow for a twin"
     if pd.notna(r['low']):
-        ax.hlines(y, r['low'], r['high'], color=_COLOURS[-1], lw=1.5, zorder=3)
+        ax.hlines(y, r['low'], r['high'], color=COLOURS[-1], lw=1.5, zorder=3)
     return ax.plot(
         r['value'],
         y,
         'D',
         ms=5.5,
-        color='w' if twin else _COLOURS[-1],
-        mec=_COLOURS[-1],
+        color='w' if twin else COLOURS[-1],
+        mec=COLOURS[-1],
         mew=1.4,
         zorder=4,
         ls='',
@@ -188,7 +188,7 @@ def plot_published(
         theirs.reindex(columns=labels),
         len(theirs) + 1,
     )
-    fig, ax = _figure(figsize=(9, 1.5 + (0.14 + 0.085 * n) * len(labels)), title=title)
+    fig, ax = new_figure(figsize=(9, 1.5 + (0.14 + 0.085 * n) * len(labels)), title=title)
     _rows(ax, y, labels)
     step = 0.8 / n
     for i, (name, row) in enumerate(theirs.iterrows()):
@@ -197,7 +197,7 @@ def plot_published(
             y + step * (i + 1 - (n - 1) / 2),
             ls='',
             marker='os^vPX'[i],
-            color=_COLOURS[i],
+            color=COLOURS[i],
             ms=6 if i < 4 else 7.5,
             mew=0,
             label=f'{name}, mean {row["mean"]:.1f}',
@@ -277,7 +277,7 @@ def plot_confusion(
     value = np.divide(100 * x, n, out=np.full(x.shape, np.nan), where=n > 0) if normalise else x
     C = len(names)
     cell = min(0.68, 8 / C)
-    fig, ax = _figure(
+    fig, ax = new_figure(
         figsize=(2.5 + cell * C, 1.1 + (0.25 if title else 0) + cell * C), title=title
     )
     mesh = ax.pcolormesh(
@@ -358,7 +358,7 @@ def plot_ablation(
             f'{strange[0]!r} is no row of the published ablation; its rows are {"; ".join(rows)}'
         )
     ours, theirs, y = ours.reindex(rows), published[metric].to_numpy(float), np.arange(len(rows))
-    fig, (left, right) = _figure(
+    fig, (left, right) = new_figure(
         1, 2, figsize=(9.5, 1.3 + 0.3 * len(rows)), sharey=True, title=title
     )
     for ax in (left, right):
@@ -384,7 +384,7 @@ def plot_ablation(
             textcoords='offset points',
             va='center',
         )
-    right.plot(theirs, y, 'o', color=_COLOURS[0], ms=6)
+    right.plot(theirs, y, 'o', color=COLOURS[0], ms=6)
     data = dict(bp4d_f1='BP4D', rafdb_accuracy='RAF-DB')[metric]
     bar = ', bar: 95 % interval' if ours['low'].notna().any() else ''
     for ax, said, x, colour in (

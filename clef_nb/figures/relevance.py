@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from ..faces.people import Subject
 from ..faces.render import Shot, render
-from .plots import _COLOURS
+from .plots import COLOURS
 from ..model.augment import to_float
-from ..model.towers import evaluating, embed_texts, model_input
+from ..model.towers import embed_texts, evaluating, model_input
 
 # %% ../../nbs/figures/02_relevance.ipynb #cams
 # activations and gradients [B, C, h, w] -> [B, 1, h, w]
@@ -333,7 +333,7 @@ def relevance_inside(
     return (maps * region).sum((-2, -1)) / np.where(total > 0, total, 1)
 
 # %% ../../nbs/figures/02_relevance.ipynb #plot-relevance
-_FOR, _AGAINST, _HEAT = _COLOURS[1], _COLOURS[0], 'inferno'
+_FOR, _AGAINST, _HEAT = COLOURS[1], COLOURS[0], 'inferno'
 
 
 def _rows(images, maps, words, titles):
