@@ -509,7 +509,7 @@ class FacePlayground(W.VBox):
 def show(
     self: FacePlayground,
     # AU -> intensity 0..5, all others 0; or one of the eight expressions
-    aus: dict | str = {},
+    aus: dict | str = None,
     person: str | None = None,  # name of a person; None keeps the one there is
     # mix, yaw, pitch, roll, light_side, light_height, soft_light; those not named stay
     **sliders: float,
@@ -518,6 +518,8 @@ def show(
 
     Raises ValueError for an AU, an expression, a person, a slider or a value that there is not.
     """
+    if aus is None:
+        aus = {}
     known = ('mix', 'yaw', 'pitch', 'roll', 'light_side', 'light_height', 'soft_light')
     names = [s.name for s in self._people]
     if isinstance(aus, str) and aus not in _PROTOTYPES:
@@ -654,7 +656,7 @@ def still(self: FacePlayground) -> Figure:  # a matplotlib figure
                 columnspacing=0.6,
             )
         y, ticks, last = 0, {}, None
-        for group, label, cos, p, yes in self._rows[k]:
+        for group, label, cos, _p, yes in self._rows[k]:
             y, last = y + (1.6 if last not in (None, group) else 1), group
             bars.barh(y, cos, color=_BLUE, alpha=1 if yes else 0.4, height=0.75)
             ticks[y] = label if group == 'AUs' else self._words.get(label, label)

@@ -284,7 +284,11 @@ class EmbeddingBrowser(W.VBox):
                     f'{what}: ' + (', '.join(ls) or 'none')
                     for what in ('missed', 'false alarm')
                     for ls in [
-                        [l for l in self._labels if self._columns[f'{l} outcome'].iloc[i] == what]
+                        [
+                            line
+                            for line in self._labels
+                            if self._columns[f'{line} outcome'].iloc[i] == what
+                        ]
                     ]
                 ]
         return '<br>'.join(out)
@@ -402,11 +406,12 @@ def still(self: EmbeddingBrowser) -> Figure:  # a matplotlib figure
     ax.invert_yaxis()
     ax.set(xticks=[], yticks=[], title=f'colour: {self.colour.value}')
     ax.spines[:].set_color('.85')
-    mark = lambda t, c, s: matplotlib.lines.Line2D(
-        [], [], ls='', marker=_MARKS[s], color=c, label=str(t), ms=4
-    )
+
+    def mark(t, c, s):
+        return matplotlib.lines.Line2D([], [], ls='', marker=_MARKS[s], color=c, label=str(t), ms=4)
+
     ax.legend(
-        handles=[mark(*l) for l in legend[:16]]
+        handles=[mark(*line) for line in legend[:16]]
         + [mark(f'and {len(legend) - 16} more', _NONE, 0)] * (len(legend) > 16),
         loc='upper center',
         bbox_to_anchor=(0.5, 0),
@@ -522,14 +527,19 @@ def embedding_browser(
         xy = np.asarray(xy, float)[rows]
     z = z[rows] / np.linalg.norm(z[rows], axis=1, keepdims=True)
     df = df.iloc[rows].reset_index(drop=True)
-    numbered = lambda ending: sorted(
-        (
-            c
-            for c in df
-            if c.startswith('AU') and c.endswith(ending) and c[2 : len(c) - len(ending)].isdecimal()
-        ),
-        key=lambda c: int(c[2 : len(c) - len(ending)]),
-    )
+
+    def numbered(ending):
+        return sorted(
+            (
+                c
+                for c in df
+                if c.startswith('AU')
+                and c.endswith(ending)
+                and c[2 : len(c) - len(ending)].isdecimal()
+            ),
+            key=lambda c: int(c[2 : len(c) - len(ending)]),
+        )
+
     au = numbered('')
     columns = {
         c: df[c]
@@ -554,16 +564,16 @@ def embedding_browser(
                 ' missing'
             )
         predictions = predictions[rows]
-        if all(l in au for l in labels):
+        if all(label in au for label in labels):
             truth = df[labels].to_numpy(float, na_value=np.nan)
             columns['errors'] = pd.Series(
                 (((predictions >= 0.5) != (truth == 1)) & ~np.isnan(truth)).sum(1).astype(float)
             ).where(~np.isnan(truth).all(1))
             columns |= {
-                f'{l} outcome': _outcomes(predictions[:, k], truth[:, k])
-                for k, l in enumerate(labels)
+                f'{label} outcome': _outcomes(predictions[:, k], truth[:, k])
+                for k, label in enumerate(labels)
             }
-        elif 'expression' in df and not any(l.startswith('AU') for l in labels):
+        elif 'expression' in df and not any(label.startswith('AU') for label in labels):
             truth = df['expression'].to_numpy(object)
             told = np.array(labels, object)[predictions.argmax(1)]
             columns['errors'] = pd.Series(
@@ -572,7 +582,7 @@ def embedding_browser(
         else:
             raise ValueError(
                 f'predictions are of {", ".join(labels)}, and the table has no column'
-                f' {next((l for l in labels if l.startswith("AU") and l not in au), "expression")!r}'
+                f' {next((label for label in labels if label.startswith("AU") and label not in au), "expression")!r}'
                 ' to judge them by'
             )
     if not columns:

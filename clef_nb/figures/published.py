@@ -70,11 +70,15 @@ def _labels(ours, theirs):
     """Labels of either side, the mean last, and what to say where our mean is over others than
     theirs
     """
-    labels = [l for l in dict.fromkeys([*theirs.columns, *map(str, ours.index)]) if l != 'mean']
+    labels = [
+        label
+        for label in dict.fromkeys([*theirs.columns, *map(str, ours.index)])
+        if label != 'mean'
+    ]
     a, b = (set(x.dropna().index) - {'mean'} for x in (ours['value'], theirs.mean()))
 
     def named(x):
-        return ' and '.join(', '.join(l for l in labels if l in x).rsplit(', ', 1))
+        return ' and '.join(', '.join(label for label in labels if label in x).rsplit(', ', 1))
 
     other = (
         ''
@@ -118,7 +122,11 @@ def beside_published(
     labels, other = _labels(ours, theirs)
     x = theirs.T.reindex(labels)
     out = pd.DataFrame(
-        {f'ours: {ran_on}': [_text(ours.loc[l]) if l in ours.index else '' for l in labels]},
+        {
+            f'ours: {ran_on}': [
+                _text(ours.loc[label]) if label in ours.index else '' for label in labels
+            ]
+        },
         index=pd.Index(labels, name='label'),
     )
     for m in x:
@@ -202,15 +210,15 @@ def plot_published(
             mew=0,
             label=f'{name}, mean {row["mean"]:.1f}',
         )
-    for k, l in enumerate(labels):
+    for k, label in enumerate(labels):
         _mark(
             ax,
-            ours.loc[l],
+            ours.loc[label],
             k - step * (n - 1) / 2,
             twin,
             label=f'ours, mean {_text(ours.loc["mean"]) or "not measured"}' if k == 0 else None,
         )
-        ax.text(1.01, k, _text(ours.loc[l]), transform=ax.get_yaxis_transform(), va='center')
+        ax.text(1.01, k, _text(ours.loc[label]), transform=ax.get_yaxis_transform(), va='center')
     ax.text(1.01, -0.55, 'ours', transform=ax.get_yaxis_transform(), va='bottom')
     ax.axhline(len(labels) - 1.5, color='.5', lw=0.8)
     said = (
@@ -303,7 +311,7 @@ def plot_confusion(
         )
     ax.set(xlim=(0, C), ylim=(C, 0), facecolor='.93', xlabel='predicted', ylabel='true (images)')
     ax.set_xticks(np.arange(C) + 0.5, names, rotation=35, ha='right', rotation_mode='anchor')
-    ax.set_yticks(np.arange(C) + 0.5, [f'{l} ({int(k):,})' for l, k in zip(names, n[:, 0])])
+    ax.set_yticks(np.arange(C) + 0.5, [f'{label} ({int(k):,})' for label, k in zip(names, n[:, 0])])
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     fig.colorbar(

@@ -193,7 +193,9 @@ def test_several_embeddings_are_compared(here, z, capsys):
             r.difference, value['noise', r.measure] - value['first', r.measure]
         )
     accuracy = next(
-        l for l in out[out.index('minus first') :].splitlines() if l.startswith('ID accuracy')
+        line
+        for line in out[out.index('minus first') :].splitlines()
+        if line.startswith('ID accuracy')
     )
     assert accuracy.endswith('excludes 0') and re.search(r'-0\.\d\d', accuracy)
 
@@ -455,7 +457,7 @@ def test_what_cannot_be_asked_is_a_note(here, z, capsys):
         and max(map(len, said.out.splitlines())) <= 80
         and 'nan,' not in said.out
     )
-    line = next(l for l in said.out.splitlines() if l.startswith('variance: subject'))
+    line = next(line for line in said.out.splitlines() if line.startswith('variance: subject'))
     assert line.split()[2:] == ['-']
     assert (
         pd.read_csv('out/leakage.csv')

@@ -11,10 +11,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from clef_nb.cli import main
 from clef_nb.datasets import registry as datasets
 from clef_nb.datasets.registry import LOADERS, WRITERS, check_dataset, list_text, load_dataset
 from clef_nb.datasets.texts import RAFDB_EXPRESSIONS, protocol
-from clef_nb.cli import main
 
 HERE = Path(__file__).resolve().parents[2]
 SEGMENTS = HERE.parent / 'shared' / 'real' / 'bp4d_coded_segments.csv'

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from clef_nb.cli import main
 from clef_nb.datasets.bp4d import write_bp4d
 from clef_nb.datasets.rafdb import write_rafdb
 from clef_nb.experiments import ablation
 from clef_nb.experiments.ablation import ablation_rows
 from clef_nb.experiments.sources import open_experiment, open_source
 from clef_nb.measure.intervals import jackknife_intervals
-from clef_nb.cli import main
 from clef_nb.model.towers import load_model
 
 SMALL = dict(

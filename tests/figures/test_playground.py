@@ -88,7 +88,10 @@ def test_faces_are_the_renderers(shown):
         Shot(),
         size,
     )
-    far = lambda x: np.abs(x - fresh).mean()
+
+    def far(x):
+        return np.abs(x - fresh).mean()
+
     assert far(cell(2, 3)) < 4 < min(far(cell(2, 2)), far(cell(1, 3)))
 
 

@@ -99,8 +99,8 @@ def words(fig):
     # ticks are chosen when drawn
     fig.draw_without_rendering()
     out = [fig._suptitle] if fig._suptitle else []
-    for l in fig.legends:
-        out += l.get_texts()
+    for line in fig.legends:
+        out += line.get_texts()
     for ax in fig.axes:
         if not ax.axison:
             continue
@@ -157,7 +157,7 @@ def test_every_value_interval_and_chance_is_drawn_where_it_is():
         ['v_information', 'split_gap'],
     ):
         rows = [r.set_index('measure').loc[m] for r in found.values()]
-        assert [(float(l.get_xdata()[0]), int(l.get_ydata()[0])) for l in ax.lines] == [
+        assert [(float(line.get_xdata()[0]), int(line.get_ydata()[0])) for line in ax.lines] == [
             (r.value, i) for i, r in enumerate(rows)
         ]
         bars = [s for c in ax.collections for s in c.get_segments() if s[0, 1] == s[1, 1]]
@@ -288,9 +288,9 @@ def table(x, y, w=0.03):
 
 def frontier(fig):
     return [
-        l.get_markerfacecolor() != 'w'
-        for l in fig.axes[0].lines
-        if l.get_marker() not in ('None', '')
+        line.get_markerfacecolor() != 'w'
+        for line in fig.axes[0].lines
+        if line.get_marker() not in ('None', '')
     ]
 
 
@@ -326,7 +326,7 @@ def test_names_stand_near_their_points_where_there_is_room():
         b = x.get_window_extent()
         assert np.hypot(*(np.clip(p, b.min, b.max) - p)) < 15
     # the frontier, and no line to a name
-    at = [l for l in ax.lines if l.get_marker() in ('None', '')]
+    at = [line for line in ax.lines if line.get_marker() in ('None', '')]
     assert len(at) == 1
 
 
@@ -503,7 +503,7 @@ def test_selectivity_draws_the_three_accuracies_in_their_order(n):
             r['value'][0],
         )
     ]
-    np.testing.assert_allclose([l.get_xdata()[0] for l in ax.lines], want)
+    np.testing.assert_allclose([line.get_xdata()[0] for line in ax.lines], want)
     assert [t.get_text() for t in fig.legends[0].get_texts()] == [
         'control task: labels drawn by lot',
         'random frames',
@@ -524,7 +524,9 @@ def test_selectivity_of_a_real_report_and_what_is_refused():
     r = leakage_report(
         z, t['subject'], t['activity'], measures=['id_accuracy', 'selectivity'], n_boot=20
     )
-    control, random, new = [l.get_xdata()[0] for l in plot_selectivity({'A': r}).axes[0].lines]
+    control, random, new = [
+        line.get_xdata()[0] for line in plot_selectivity({'A': r}).axes[0].lines
+    ]
     assert random - control == pytest.approx(r['value'][1]) and new == r['value'][0]
     with pytest.raises(ValueError, match='no reports'):
         plot_selectivity({})

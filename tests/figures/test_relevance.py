@@ -323,7 +323,10 @@ def test_moved_region_is_what_changed(somebody):
     assert (
         moved_region(s, 12, shot, intensity=1).sum() < moved_region(s, 12, shot, intensity=5).sum()
     )
-    rows = lambda au: np.flatnonzero(moved_region(s, au, Shot()).any(1)).mean()
+
+    def rows(au):
+        return np.flatnonzero(moved_region(s, au, Shot()).any(1)).mean()
+
     # brows, nose, chin
     assert rows(1) < rows(9) < rows(17)
     for bad in (0, -1, 5.5):
