@@ -229,9 +229,9 @@ def amnesic_difference(
     on the training subjects of each fold and applied to all. The control shuffles the subjects of
     each activity among the training sequences and so erases as many directions. Above 0: what
     predicts AUs is also what predicts subjects. Below 0: AUs lie further from what predicts
-    subjects than from what predicts those sequences. Blind spot: use that is not linear; and with more training subjects than
-    dimensions nothing is left of either (0). Raises as `id_accuracy` and `au_auroc` do, and for
-    fewer than three subjects.
+    subjects than from what predicts those sequences. Blind spot: use that is not linear; and with
+    more training subjects than dimensions nothing is left of either (0). Raises as `id_accuracy`
+    and `au_auroc` do, and for fewer than three subjects.
     """
     z, s, a, subjects, _ = checked_frames(z, subject, activity)
     statistic = _amnesic(z, s, a, coded_aus(au, len(z)), folds, controls, seed)
@@ -267,10 +267,10 @@ def split_gap(
     """Split gap: AU AUROC of a probe trained on random frames, minus that of a probe trained on
     other subjects, on the same pairs of frames.
 
-    How much of a score that was measured on random frames is memory of subjects and videos. The probe
-    is `au_auroc`'s. The measure is ours; the split is the field's usual one (subject-exclusive
-    folds). Blind spot: it does not say whether subject or video was remembered, and an embedding
-    without AUs can have a large gap. Raises as `id_accuracy` and `au_auroc` do.
+    How much of a score that was measured on random frames is memory of subjects and videos. The
+    probe is `au_auroc`'s. The measure is ours; the split is the field's usual one
+    (subject-exclusive folds). Blind spot: it does not say whether subject or video was remembered,
+    and an embedding without AUs can have a large gap. Raises as `id_accuracy` and `au_auroc` do.
     """
     z, s, a, subjects, _ = checked_frames(z, subject, activity)
     statistic = _gap(z, s, a, coded_aus(au, len(z)), folds, seed)

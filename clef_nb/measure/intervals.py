@@ -222,9 +222,9 @@ def resampled_t_intervals(
     Nadeau and Bengio 2003, Machine Learning 52).
 
     Derivation: scores of J repetitions whose training subjects overlap are correlated. With the
-    correlation estimated as n_test / (n_test + n_train), the variance of their mean is
-    (1 / J + n_test / n_train) times the one within. Coverage: in the
-    authors' simulations the test errs in about the nominal 5 %; not simulated here. Differences: hand over `paired_differences`.
+    correlation estimated as n_test / (n_test + n_train), the variance of their mean is (1 / J +
+    n_test / n_train) times the one within. Coverage: in the authors' simulations the test errs in
+    about the nominal 5 %; not simulated here. Differences: hand over `paired_differences`.
 
     One repetition has no interval: nan. Raises ValueError for a negative overlap.
     """

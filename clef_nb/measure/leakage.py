@@ -33,22 +33,22 @@ def _moves(z, axis):
 
 # %% ../../nbs/measure/08_leakage.ipynb #counterfactual
 def counterfactual(
-    # embeddings [subjects, expressions, D] or [subjects, expressions, shots, D]: everyone with every
-    # expression in every shot
+    # embeddings [subjects, expressions, D] or [subjects, expressions, shots, D]: everyone with
+    # every expression in every shot
     z: np.ndarray,
     n_boot: int = 1000,  # bootstrap resamples of subjects
     seed: int = 0,  # seed of the resamples
     # value, low, high of person, expression, shot (only with shots) and person_share
 ) -> pd.DataFrame:
-    """Counterfactual leakage: how far the embedding moves, in cosine distance, when only the subject
-    changes, only the expression, only the shot.
+    """Counterfactual leakage: how far the embedding moves, in cosine distance, when only the
+    subject changes, only the expression, only the shot.
 
     Cosine distance is 1 - cosine, half the squared distance of unit vectors, 0..2; means over all
     pairs that differ in this one factor. `person_share` is person / (person + expression): 1 where
     only subjects move the embedding, 0 where only expressions do. The measure is ours, for data in
     which one can be changed without the other. Blind spot: how far is not whether it can be read
-    out. Raises ValueError for other shapes, fewer than two subjects, expressions or shots, and values
-    that are not finite.
+    out. Raises ValueError for other shapes, fewer than two subjects, expressions or shots, and
+    values that are not finite.
     """
     z = as_array(z, 'z')
     if z.ndim not in (3, 4) or min(z.shape[:-1]) < 2:

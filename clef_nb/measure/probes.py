@@ -75,7 +75,8 @@ def id_accuracy(
     shrinkage: float = 0.1,
     per_subject: bool = False,  # give one value a subject
 ) -> float | pd.Series:  # accuracy, mean over subjects; chance is 1/S
-    """ID accuracy: how often a linear probe identifies the subject in activities it was not trained on.
+    """ID accuracy: how often a linear probe identifies the subject in activities it was not trained
+    on.
 
     Activities, sorted, are divided into `rotations` disjoint groups; each is tested once by a probe
     trained on the others. Source: linear probes of Alain and Bengio (2016); the probe is a
@@ -255,8 +256,8 @@ def v_information(
     group in turn, by probes that have not met that group; then the probe is trained on all of them.
     Information is not negative, as V holds the probe that ignores z: where the probe does worse
     than a guess on average, with the true labels or the shuffled ones, that is 0. `given_activity`:
-    embeddings less the mean of their activity, and guesses only among subjects who have frames of it.
-    Blind spot: what is not linear, and what a discriminant with one covariance cannot express.
+    embeddings less the mean of their activity, and guesses only among subjects who have frames of
+    it. Blind spot: what is not linear, and what a discriminant with one covariance cannot express.
     Raises as `id_accuracy` does, and for fewer than three activities.
     """
     z, s, a, subjects, activities = checked_frames(z, subject, activity)
@@ -270,9 +271,9 @@ def v_information(
         raise ValueError(f'controls must be 1 or more, not {controls}')
     allowed = np.ones((len(activities), len(subjects)), bool)
     if given_activity:
-        cell, there = sequence_means(z, s, a), frames_there(s, a)
+        means, there = sequence_means(z, s, a), frames_there(s, a)
         # every subject weighs the same
-        z = z - (cell.sum(0) / there.sum(0)[:, None])[a]
+        z = z - (means.sum(0) / there.sum(0)[:, None])[a]
         allowed = there.T
     rng = np.random.default_rng(seed)
     real, *shuffled = (
