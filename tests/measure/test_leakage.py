@@ -1218,3 +1218,24 @@ def test_one_decorated_function_is_a_measure_everywhere():
             measure('other', name='id_accuracy')(spread)
     finally:
         MEASURES.pop('spread', None)
+
+
+def test_a_measure_of_aus_gets_them():
+    "One value a subject from AU labels; only in reports that have them, behind the others"
+
+    @measure('coded', needs_aus=True, wider=2.0)
+    def coded(z, subject, activity, au, per_subject=False):
+        _, s, _, subjects, _ = checked_frames(z, subject, activity)
+        return by_subject(au[:, 0], s, subjects, per_subject)
+
+    try:
+        z, s, a, au = made_au(identity=0.4, au=0.5)
+        report = leakage_report(z, s, a, au, n_boot=50)
+        row = report.iloc[-1]
+        assert row['measure'] == 'coded' and row['value'] == pytest.approx(coded(z, s, a, au))
+        narrow = expanded_percentiles(np.array(report.attrs['draws']['coded']), 6)
+        assert row['high'] - row['low'] == pytest.approx(2 * (narrow[1] - narrow[0]))
+        assert 'coded' not in leakage_report(z, s, a, n_boot=5)['measure'].tolist()
+        assert MEASURES['coded'].label_of('coded') == 'coded'
+    finally:
+        MEASURES.pop('coded', None)
