@@ -984,23 +984,6 @@ def test_compare_refuses():
             compare(reports, against)
 
 
-def test_expanded_percentiles():
-    "With many subjects plain percentiles, with few further out, and nan draws are left out"
-    draws = np.random.default_rng(0).normal(size=200_000)
-    assert expanded_percentiles(draws, 10_000) == pytest.approx([-1.96, 1.96], abs=0.02)
-    # sqrt(14 / 13) * t(13)
-    assert expanded_percentiles(draws, 14) == pytest.approx([-2.242, 2.242], abs=0.03)
-    # twice as far from the value
-    assert expanded_percentiles(draws, 14, 1, 2) == pytest.approx(
-        [1 + 2 * (-2.242 - 1), 1 + 2 * (2.242 - 1)], abs=0.06
-    )
-    assert (expanded_percentiles(draws, 2) == [draws.min(), draws.max()]).all()
-    assert (
-        expanded_percentiles(np.where(draws > 100, np.nan, draws), 14).tolist()
-        == expanded_percentiles(draws, 14).tolist()
-    )
-
-
 def test_chance_is_inside_the_interval_of_a_null_embedding():
     "Nothing but noise: in at least 90 of 100 draws, for every measure"
     hits = []
