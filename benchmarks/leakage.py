@@ -4,7 +4,7 @@ activities x 20 frames, 12 AUs.
     python benchmarks/leakage.py [--rounds 3] [--quick]
 
 The embeddings are made up (`make_embeddings`), with identity, activity, sequences and AUs in them.
-Each measure runs alone through `leakage_report`, with its intervals (1,000 draws), and 'whole
+Each measure runs alone through `leakage_report`, with its intervals (1,000 resamples), and 'whole
 report' is all of them in one call. For comparison, the probe that most people would use for one
 measure: ID accuracy with scikit-learn's discriminant and with its logistic regression, same
 rotation, without intervals. `cpu_s` is CPU time on one thread, the median of alternated rounds;
@@ -74,16 +74,13 @@ def main(
         dim=dim,
         aus=aus,
     )
-    s, a, au = (
-        table['subject'].to_numpy(),
-        table['activity'].to_numpy(),
-        (table.filter(like='AU') >= 1).astype(float),
-    )
-    ways = {'whole report': lambda: leakage_report(z, s, a, au, n_boot=n_boot)}
-    ways |= {
+    s, a = table['subject'].to_numpy(), table['activity'].to_numpy()
+    au = (table.filter(like='AU') >= 1).astype(float)
+    variants = {'whole report': lambda: leakage_report(z, s, a, au, n_boot=n_boot)}
+    variants |= {
         m: lambda m=m: leakage_report(z, s, a, au, measures=[m], n_boot=n_boot) for m in MEASURES
     }
-    ways |= {
+    variants |= {
         'id_accuracy, scikit-learn discriminant': lambda: rotated(
             LinearDiscriminantAnalysis(solver='lsqr', shrinkage=0.1), z, s, a
         ),
@@ -93,7 +90,7 @@ def main(
     }
     rows = [
         dict(what=k, cpu_s=cpu, wall_s=wall, target=10.0 if k == 'whole report' else None)
-        for k, (cpu, wall) in alternate(ways, rounds).items()
+        for k, (cpu, wall) in alternate(variants, rounds).items()
     ]
     result = pd.DataFrame(rows)
     show(result)
@@ -118,7 +115,7 @@ if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument(
-        '--quick', action='store_true', help='few people and frames, one round, nothing saved'
+        '--quick', action='store_true', help='few subjects and frames, one round, nothing saved'
     )
     args = parser.parse_args()
     if args.quick:

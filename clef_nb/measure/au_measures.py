@@ -23,22 +23,25 @@ from .metrics import as_array, concordance
 from .probes import frame_folds, shuffled_subjects
 
 # %% ../../nbs/measure/07_au_measures.ipynb #aus
+def _au_names(au):
+    "Names of the columns, else their positions"
+    if hasattr(au, 'columns'):
+        return list(au.columns)
+    if np.ndim(au) == 1:
+        return [getattr(au, 'name', 0)]
+    return list(range(np.shape(au)[-1] if np.ndim(au) else 0))
+
+
 def coded_aus(
     au: np.ndarray,  # 0, 1 or nan where not coded, [N] or [N, K]
     n: int,  # frames
 ) -> np.ndarray:  # [N, K], the AUs that have both values
-    "AU labels, checked. Raises ValueError naming row and column for other values; warns of the rest."
-    names = list(
-        getattr(
-            au,
-            'columns',
-            (
-                [getattr(au, 'name', 0)]
-                if np.ndim(au) == 1
-                else range(np.shape(au)[-1] if np.ndim(au) else 0)
-            ),
-        )
-    )
+    """AU labels, checked.
+
+    Raises ValueError naming row and column for other values, and where no AU has both; warns of
+    AUs that are left out.
+    """
+    names = _au_names(au)
     au = as_array(au, 'au')
     if au.ndim == 1:
         au = au[:, None]
@@ -58,17 +61,16 @@ def coded_aus(
             'every AU has only one class among its coded frames; there is nothing to recognise'
         )
     if not both.all():
+        lost = ', '.join(str(name) for name, ok in zip(names, both) if not ok)
         warnings.warn(
-            'only one class, or no coded frame, for'
-            f' {", ".join(str(x) for x, ok in zip(names, both) if not ok)}: left out of the mean'
-            ' over AUs',
+            f'only one class, or no coded frame, for {lost}: left out of the mean over AUs',
             stacklevel=3,
         )
     return au[:, both]
 
 # %% ../../nbs/measure/07_au_measures.ipynb #ridge
 def _subject_folds(S, folds, seed):
-    "Fold of each subject, drawn at random"
+    "Random fold of each subject"
     if not 2 <= folds:
         raise ValueError(f'folds must be 2 or more, not {folds}')
     return np.random.default_rng(seed).permutation(S) % min(folds, S)
@@ -131,12 +133,8 @@ def _mean(x):
 WIDER = 1.25
 
 
-def _rows(frames):
-    "Unit rows and codes of subjects"
-    return frames.checked[:2]
-
-
 def _probe_auroc(z, s, au, folds, seed):
+    "Function from weights of subjects [B, S] to the AUROC of probes, mean over AUs, [B]"
     fold = _subject_folds(s.max() + 1, folds, seed)[s]
     found = _pairs(_ridge(z, au, fold), au, s, fold)
     return lambda w: _mean(_aurocs(*found, w))
@@ -144,7 +142,7 @@ def _probe_auroc(z, s, au, folds, seed):
 
 @measure(
     'AU AUROC',
-    statistic=lambda frames: _probe_auroc(*_rows(frames), frames.au, 5, frames.seed),
+    statistic=lambda frames: _probe_auroc(*frames.checked[:2], frames.au, 5, frames.seed),
     chance=0.5,
     needs_aus=True,
     wider=WIDER,
@@ -156,7 +154,7 @@ def au_auroc(
     folds: int = 5,  # groups of subjects; each is tested once
     seed: int = 0,  # seed of the folds
 ) -> float:  # AUROC, mean over AUs; chance is 0.5
-    """AU AUROC: how well a linear probe recognises AUs of people it was not trained on.
+    """AU AUROC: how well a linear probe recognises AUs of subjects it was not trained on.
 
     Not a leak, but what the leak may not be bought with.
 
@@ -167,9 +165,8 @@ def au_auroc(
     """
     z = unit_rows(z)
     s, subjects = label_codes(subject, 'subject', len(z))
-    return float(
-        _probe_auroc(z, s, coded_aus(au, len(z)), folds, seed)(np.ones((1, len(subjects))))[0]
-    )
+    statistic = _probe_auroc(z, s, coded_aus(au, len(z)), folds, seed)
+    return float(statistic(np.ones((1, len(subjects))))[0])
 
 # %% ../../nbs/measure/07_au_measures.ipynb #amnesic
 def _amnesic(z, s, a, au, folds, controls, seed):
@@ -188,13 +185,12 @@ def _amnesic(z, s, a, au, folds, controls, seed):
     def found(concept=None):
         return _pairs(_ridge(z, au, each[s], concept), au, s, each[s])
 
-    (plain, pairs), (erased, _) = found(), found(lambda rows: s[rows])
-    shuffled = (
-        sum(
-            found(lambda rows: shuffled_subjects(s[rows], a[rows], rng))[0] for _ in range(controls)
-        )
-        / controls
-    )
+    plain, pairs = found()
+    erased = found(lambda rows: s[rows])[0]
+    shuffled = [
+        found(lambda rows: shuffled_subjects(s[rows], a[rows], rng))[0] for _ in range(controls)
+    ]
+    shuffled = sum(shuffled) / controls
 
     def parts(w):
         before, less, control = (_mean(_aurocs(x, pairs, w)) for x in (plain, erased, shuffled))
@@ -231,21 +227,22 @@ def amnesic_difference(
 
     Amnesic probing (Elazar et al. 2021) with the eraser of Belrose et al. (2023), which is fitted
     on the training subjects of each fold and applied to all. The control shuffles the subjects of
-    each activity among the training sequences and so erases as many directions. Above 0: what tells
-    AUs is also what tells people. Below 0: AUs lie further from what tells people than from what
-    tells those sequences. Blind spot: use that is not linear; and with more training subjects than
-    dimensions nothing is left of either (0). Raises as `id_accuracy` and `au_auroc` do, and for
-    fewer than three subjects.
+    each activity among the training sequences and so erases as many directions. Above 0: what
+    predicts AUs is also what predicts subjects. Below 0: AUs lie further from what predicts
+    subjects than from what predicts those sequences. Blind spot: use that is not linear; and with
+    more training subjects than dimensions nothing is left of either (0). Raises as `id_accuracy`
+    and `au_auroc` do, and for fewer than three subjects.
     """
     z, s, a, subjects, _ = checked_frames(z, subject, activity)
-    each = _amnesic(z, s, a, coded_aus(au, len(z)), folds, controls, seed)(
-        np.ones((1, len(subjects)))
-    )[0]
+    statistic = _amnesic(z, s, a, coded_aus(au, len(z)), folds, controls, seed)
+    each = statistic(np.ones((1, len(subjects))))[0]
     return pd.Series(each, [*_AMNESIC_PARTS, 'difference']) if parts else float(each[-1])
 
 # %% ../../nbs/measure/07_au_measures.ipynb #split-gap
 def _gap(z, s, a, au, folds, seed):
-    fold, frames = _subject_folds(s.max() + 1, folds, seed)[s], frame_folds(s, a, folds, seed)
+    "Function from weights of subjects [B, S] to the gap, mean over AUs, [B]"
+    fold = _subject_folds(s.max() + 1, folds, seed)[s]
+    frames = frame_folds(s, a, folds, seed)
     strict, random = (
         _pairs(_ridge(z, au, f), au, s, fold * folds + frames) for f in (fold, frames)
     )
@@ -268,12 +265,13 @@ def split_gap(
     seed: int = 0,  # seed of both splits
 ) -> float:  # AUROC by which random frames flatter; chance is 0
     """Split gap: AU AUROC of a probe trained on random frames, minus that of a probe trained on
-    other people, on the same pairs of frames.
+    other subjects, on the same pairs of frames.
 
-    How much of a score that was measured on random frames is memory of people and videos. The probe
-    is `au_auroc`'s. The measure is ours; the split is the field's usual one (subject-exclusive
-    folds). Blind spot: it does not say whether person or video was remembered, and an embedding
-    without AUs can have a large gap. Raises as `id_accuracy` and `au_auroc` do.
+    How much of a score that was measured on random frames is memory of subjects and videos. The
+    probe is `au_auroc`'s. The measure is ours; the split is the field's usual one
+    (subject-exclusive folds). Blind spot: it does not say whether subject or video was remembered,
+    and an embedding without AUs can have a large gap. Raises as `id_accuracy` and `au_auroc` do.
     """
     z, s, a, subjects, _ = checked_frames(z, subject, activity)
-    return float(_gap(z, s, a, coded_aus(au, len(z)), folds, seed)(np.ones((1, len(subjects))))[0])
+    statistic = _gap(z, s, a, coded_aus(au, len(z)), folds, seed)
+    return float(statistic(np.ones((1, len(subjects))))[0])

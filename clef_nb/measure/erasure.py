@@ -140,9 +140,7 @@ def _part_codes(parts, n, folds, seed):
     "Integer code of each frame's part, [N], and how many parts there are"
     if parts is None:
         if not 2 <= folds <= n:
-            raise ValueError(
-                f'folds must be between 2 and {n}, the number of frames, not {folds}'
-            )
+            raise ValueError(f'folds must be between 2 and {n}, the number of frames, not {folds}')
         parts = np.random.default_rng(seed).permutation(n) % folds
     elif np.ndim(parts) != 1 or len(parts) != n:
         raise ValueError(

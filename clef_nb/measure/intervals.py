@@ -66,7 +66,8 @@ def expanded_percentiles(
 
     Derivation: Student's interval of a mean reaches t(n - 1) standard errors s / sqrt(n). Means of
     resamples are about normal with the standard error s * sqrt(n - 1) / n. So the quantile of the
-    normal distribution at sqrt(n / (n - 1)) * t(n - 1) has the same reach.
+    normal distribution at sqrt(n / (n - 1)) * t(n - 1) has the same reach. With a
+    handful of subjects it falls short: resamples cannot leave the range of the few values.
 
     Known coverage, simulated with 12 to 30 subjects: of values that are means over subjects (ID
     accuracy, kNN-ID, selectivity) and of the variance shares 92 to 96 %; of ID preference 88 to
@@ -222,9 +223,9 @@ def resampled_t_intervals(
     Nadeau and Bengio 2003, Machine Learning 52).
 
     Derivation: scores of J repetitions whose training subjects overlap are correlated. With the
-    correlation estimated as n_test / (n_test + n_train), the variance of their mean is
-    (1 / J + n_test / n_train) times the one within. Coverage: in the
-    authors' simulations the test errs in about the nominal 5 %; not simulated here. Differences: hand over `paired_differences`.
+    correlation estimated as n_test / (n_test + n_train), the variance of their mean is (1 / J +
+    n_test / n_train) times the one within. Coverage: in the authors' simulations the test errs in
+    about the nominal 5 %; not simulated here. Differences: hand over `paired_differences`.
 
     One repetition has no interval: nan. Raises ValueError for a negative overlap.
     """

@@ -69,15 +69,16 @@ def id_accuracy(
     z: np.ndarray,  # embeddings, [N, D]; normalised here
     subject: np.ndarray,  # subject of each frame, [N], any labels
     activity: np.ndarray,  # activity of each frame, [N], any labels
-    # groups into which the activities are dealt; each is tested once
+    # groups into which the activities are divided; each is tested once
     rotations: int = 4,
     # of the probe's covariance towards a multiple of the identity, 0..1
     shrinkage: float = 0.1,
     per_subject: bool = False,  # give one value a subject
 ) -> float | pd.Series:  # accuracy, mean over subjects; chance is 1/S
-    """ID accuracy: how often a linear probe names the subject in activities it was not trained on.
+    """ID accuracy: how often a linear probe identifies the subject in activities it was not trained
+    on.
 
-    Activities, sorted, are dealt into `rotations` disjoint groups; each is tested once by a probe
+    Activities, sorted, are divided into `rotations` disjoint groups; each is tested once by a probe
     trained on the others. Source: linear probes of Alain and Bengio (2016); the probe is a
     discriminant with shrunken shared covariance (Friedman 1989) and equal priors. The split by
     activity is ours: on random frames a probe recognises the video. Blind spot: identity without a
@@ -92,8 +93,12 @@ def id_accuracy(
     return by_subject(right, s, subjects, per_subject)
 
 # %% ../../nbs/measure/05_probes.ipynb #sequences
-def sequence_means(z, s, a):
-    "Mean embedding of every sequence, [S, A, D]; zeros where there is none"
+def sequence_means(
+    z: np.ndarray,  # embeddings, [N, D]
+    s: np.ndarray,  # codes of subjects, [N]
+    a: np.ndarray,  # codes of activities, [N]
+) -> np.ndarray:  # [S, A, D]; zeros where there is no sequence
+    "Mean embedding of every sequence."
     S, A = s.max() + 1, a.max() + 1
     order = np.argsort(s * A + a, kind='stable')
     code, first, count = np.unique((s * A + a)[order], return_index=True, return_counts=True)
@@ -102,9 +107,16 @@ def sequence_means(z, s, a):
     return out.reshape(S, A, -1)
 
 
-def frame_folds(s, a, folds, seed):
-    """Random fold of each frame, every sequence and every subject spread over the folds as evenly
-    as can be
+def frame_folds(
+    s: np.ndarray,  # codes of subjects, [N]
+    a: np.ndarray,  # codes of activities, [N]
+    folds: int,  # 2 or more
+    seed: int,  # of the folds
+) -> np.ndarray:  # fold of each frame, [N]
+    """Random folds of frames, every sequence and every subject spread over them as evenly as can
+    be.
+
+    Raises ValueError for fewer than two folds.
     """
     if not 2 <= folds:
         raise ValueError(f'folds must be 2 or more, not {folds}')
@@ -115,9 +127,13 @@ def frame_folds(s, a, folds, seed):
     return fold
 
 
-def shuffled_subjects(s, a, rng):
+def shuffled_subjects(
+    s: np.ndarray,  # codes of subjects, [N]
+    a: np.ndarray,  # codes of activities, [N]
+    rng: np.random.Generator,  # of the shuffles
+) -> np.ndarray:  # [N]
     """Another subject's label for every sequence, the same ones within each activity: true of the
-    sequence, untrue across activities
+    sequence, untrue across activities.
     """
     out = np.empty_like(s)
     for j in range(a.max() + 1):
@@ -150,7 +166,7 @@ def selectivity(
     What the probe can reach by remembering videos, it reaches in both tasks (Hewitt and Liang
     2019). The control shuffles the subjects of each activity, so both tasks have as many classes,
     sequences and activities. Blind spot: memory in both tasks hits the ceiling where sequences are
-    told apart well, and identity then shows no difference; and what is not linear. Raises as
+    well distinguished, and identity then shows no difference; and what is not linear. Raises as
     `id_accuracy` does.
     """
     z, s, a, subjects, _ = checked_frames(z, subject, activity)
@@ -158,21 +174,10 @@ def selectivity(
         raise ValueError(f'controls must be 1 or more, not {controls}')
     fold, rng = frame_folds(s, a, folds, seed), np.random.default_rng(seed)
     random = _recognised(z, s, fold, len(subjects))
-    control = np.mean(
-        [
-            _recognised(z, shuffled_subjects(s, a, rng), fold, len(subjects))
-            for _ in range(controls)
-        ],
-        0,
-    )
-    each = {
-        k: by_subject(v, s, subjects, True)
-        for k, v in (
-            ('random_frames', random),
-            ('control_task', control),
-            ('selectivity', random - control),
-        )
-    }
+    tasks = [shuffled_subjects(s, a, rng) for _ in range(controls)]
+    control = np.mean([_recognised(z, task, fold, len(subjects)) for task in tasks], 0)
+    right = {'random_frames': random, 'control_task': control, 'selectivity': random - control}
+    each = {name: by_subject(x, s, subjects, True) for name, x in right.items()}
     if parts:
         return pd.DataFrame(each) if per_subject else pd.DataFrame(each).mean()
     return each['selectivity'] if per_subject else float(each['selectivity'].mean())
@@ -236,8 +241,8 @@ def v_information(
     z: np.ndarray,  # embeddings, [N, D]; normalised here
     subject: np.ndarray,  # subject of each frame, [N], any labels
     activity: np.ndarray,  # activity of each frame, [N], any labels
-    given_activity: bool = False,  # what z tells to one who knows the activity already
-    # groups into which the activities are dealt; each is tested once
+    given_activity: bool = False,  # what z adds for one who knows the activity already
+    # groups into which the activities are divided; each is tested once
     rotations: int = 4,
     controls: int = 3,  # shuffled labellings that are averaged
     seed: int = 0,  # seed of the shuffles
@@ -251,8 +256,8 @@ def v_information(
     group in turn, by probes that have not met that group; then the probe is trained on all of them.
     Information is not negative, as V holds the probe that ignores z: where the probe does worse
     than a guess on average, with the true labels or the shuffled ones, that is 0. `given_activity`:
-    embeddings less the mean of their activity, and guesses only among people who have frames of it.
-    Blind spot: what is not linear, and what a discriminant with one covariance cannot express.
+    embeddings less the mean of their activity, and guesses only among subjects who have frames of
+    it. Blind spot: what is not linear, and what a discriminant with one covariance cannot express.
     Raises as `id_accuracy` does, and for fewer than three activities.
     """
     z, s, a, subjects, activities = checked_frames(z, subject, activity)
@@ -266,9 +271,9 @@ def v_information(
         raise ValueError(f'controls must be 1 or more, not {controls}')
     allowed = np.ones((len(activities), len(subjects)), bool)
     if given_activity:
-        cell, there = sequence_means(z, s, a), frames_there(s, a)
+        means, there = sequence_means(z, s, a), frames_there(s, a)
         # every subject weighs the same
-        z = z - (cell.sum(0) / there.sum(0)[:, None])[a]
+        z = z - (means.sum(0) / there.sum(0)[:, None])[a]
         allowed = there.T
     rng = np.random.default_rng(seed)
     real, *shuffled = (
@@ -278,7 +283,7 @@ def v_information(
     each = real - sum(x for x in shuffled if x.mean() > 0) / controls
     return each if per_subject else max(0.0, float(each.mean()))
 
-
+# %% ../../nbs/measure/05_probes.ipynb #v-information-given-activity
 @measure('V-information given activity', least=0.0, unit='bits')
 def v_information_given_activity(
     z: np.ndarray,  # embeddings, [N, D]; normalised here

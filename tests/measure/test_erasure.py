@@ -56,7 +56,8 @@ def test_leace_is_the_formula(seed):
     eraser = leace(z, s)
     np.testing.assert_allclose(eraser(z), slow(z, one_hot(s)), atol=1e-9)
     np.testing.assert_allclose(
-        eraser(z[:7] + 1), z[:7] + 1 - (z[:7] + 1 - z.mean(0)) @ eraser.read @ eraser.write
+        eraser(z[:7] + 1),
+        z[:7] + 1 - (z[:7] + 1 - z.mean(0)) @ eraser.projection @ eraser.reconstruction,
     )
     assert eraser.rank == 5 and repr(eraser) == 'LEACE(32 dimensions, 5 of them erased)'
     numbers = np.random.default_rng(9).normal(size=(130, 3)) + z[:, :3]
@@ -85,12 +86,12 @@ def test_least_squares_of_all_maps():
     eraser = leace(z, s)
     rng = np.random.default_rng(0)
     least = ((eraser(z) - z) ** 2).sum()
-    # the same directions are taken away, but read along others
+    # the same directions are taken away, but along other projections
     for size in [0.1, 1] * 10:
-        read = eraser.read + size * rng.normal(size=eraser.read.shape)
+        projection = eraser.projection + size * rng.normal(size=eraser.projection.shape)
         # scaled so that the means are equal again
-        read = read @ np.linalg.inv(eraser.write @ read)
-        y = z - (z - eraser.mean) @ read @ eraser.write
+        projection = projection @ np.linalg.inv(eraser.reconstruction @ projection)
+        y = z - (z - eraser.mean) @ projection @ eraser.reconstruction
         assert np.abs(pd.DataFrame(y).groupby(s).mean() - z.mean(0)).max().max() < 1e-9
         assert ((y - z) ** 2).sum() > least
 
@@ -155,7 +156,9 @@ def test_tensors_keep_type_and_gradient():
     np.testing.assert_allclose(y.detach().numpy(), eraser(z), atol=1e-5)
     y.sum().backward()
     np.testing.assert_allclose(
-        x.grad[0].numpy(), (np.eye(32) - eraser.read @ eraser.write).sum(1), atol=1e-4
+        x.grad[0].numpy(),
+        (np.eye(32) - eraser.projection @ eraser.reconstruction).sum(1),
+        atol=1e-4,
     )
     assert eraser(z[0]).shape == (32,) and eraser(z.reshape(6, 5, 8, 32)).shape == (6, 5, 8, 32)
     assert eraser(pd.DataFrame(z[:3])).shape == (3, 32)
@@ -195,7 +198,7 @@ def test_erase_is_fitted_on_the_other_parts():
     parts = np.random.default_rng(1).permutation(len(z)) % 4
     np.testing.assert_allclose(x, erase(z, s, parts=parts), atol=1e-12)
     assert np.abs(x - erase(z, s, folds=4, seed=2)).max() > 1e-3
-    # people whom the eraser has not met
+    # subjects whom the eraser has not met
     x = erase(z, s, parts=s)
     assert np.abs(x - z).max() > 1e-3
     np.testing.assert_allclose(erase(z, one_hot(s), parts=a), erase(z, s, parts=a), atol=1e-9)
@@ -247,7 +250,7 @@ def test_refuses_parts():
 
 
 @pytest.mark.parametrize('strength', (0, 0.25, 3))
-def test_reversed_gradient(strength):
+def test_gradient_reversal(strength):
     x = torch.randn(4, 3, dtype=torch.double, requires_grad=True)
     y = reverse_gradient(x, strength)
     assert torch.equal(y, x) and y is not x

@@ -30,9 +30,7 @@ from clef_nb.measure.leakage import (
     raw_pixels,
 )
 from clef_nb.measure.measures import (
-    MEASURES as REGISTERED,
-)
-from clef_nb.measure.measures import (
+    MEASURES,
     by_subject,
     checked_frames,
     make_embeddings,
@@ -54,8 +52,8 @@ def given_activity(*x, **kw):
     return v_information(*x, given_activity=True, **kw)
 
 
-MEASURES = id_accuracy, knn_id, id_preference
-PER_SUBJECT = *MEASURES, selectivity, v_information, given_activity
+THREE_MEASURES = id_accuracy, knn_id, id_preference
+PER_SUBJECT = *THREE_MEASURES, selectivity, v_information, given_activity
 VARIANCE = ['variance_subject', 'variance_activity', 'variance_interaction', 'variance_rest']
 WITHOUT_AU = [
     'id_accuracy',
@@ -128,7 +126,7 @@ def slow_knn(z, s, a, k):
 
 
 @pytest.mark.parametrize('seed', range(5))
-def test_slow_references_on_cells_of_unequal_size(seed):
+def test_slow_references_on_sequences_of_unequal_size(seed):
     z, s, a = made(seed, identity=0.4, activity=0.4)
     rows = np.random.default_rng(seed).permutation(len(z))[:150]
     z, s, a = z[rows].astype(float), s[rows], a[rows]
@@ -197,7 +195,7 @@ def test_what_must_not_matter(measure):
     # rotation of the embedding
     assert measure(z @ turn, s, a) == pytest.approx(value, abs=0.005)
     renamed = np.array([f'P{9 - int(x[1:])}' for x in s])
-    # names of subjects; controls are drawn
+    # names of subjects; controls are sampled
     assert measure(z, renamed, a) == pytest.approx(
         value,
         abs=0.06
@@ -217,7 +215,7 @@ def test_what_must_not_matter(measure):
     assert measure(pd.DataFrame(z), s, a) == pytest.approx(value, abs=1e-9)
 
 
-@pytest.mark.parametrize('measure', MEASURES)
+@pytest.mark.parametrize('measure', THREE_MEASURES)
 def test_shuffled_subjects_are_at_chance(measure):
     z, s, a = made(identity=1, activity=0.3, frames=20)
     value = measure(z, np.random.default_rng(0).permutation(s), a)
@@ -337,8 +335,8 @@ def test_report_picks_measures():
         leakage_report(z, s, a, n_boot=0)
 
 
-def test_draws_are_the_value_if_these_subjects_had_been_drawn():
-    "People drawn twice enter as two people, but for pairs of a person with himself in the variance"
+def test_resamples_are_the_value_if_these_subjects_had_been_sampled():
+    "Subjects sampled twice enter as two, but for pairs of a subject with its copy in the variance"
     z, s, a, au = made_au(identity=0.4, activity=0.4, au=0.5)
     r = leakage_report(z, s, a, au, n_boot=20)
     w = bootstrap_weights(6, 20, 0)
@@ -352,7 +350,7 @@ def test_draws_are_the_value_if_these_subjects_had_been_drawn():
             r.attrs['draws'][m],
             [np.repeat(f(z, s, a, per_subject=True).to_numpy(), x.astype(int)).mean() for x in w],
         )
-    names, (sc, ac) = np.unique(s), codes(s, a)
+    names, sc = np.unique(s), codes(s, a)[0]
     b = next(i for i, x in enumerate(w) if (x > 0).sum() == 4)
     fold = _subject_folds(6, 5, 0)
     score = _ridge(
@@ -437,7 +435,7 @@ def test_smallest_case_and_constant_embedding():
         ).all()
 
 
-def test_what_cannot_be_asked_is_nan_with_a_warning_unless_asked_for():
+def test_what_has_no_answer_is_nan_with_a_warning_unless_asked_for():
     z, s, a, au = made_au()
     keep = ~((s == 'F003') & (a == 'T2'))
     x = z[keep], s[keep], a[keep]
@@ -669,9 +667,9 @@ def test_variance_is_the_textbooks(seed):
         ] and found.sum() == pytest.approx(1)
 
 
-def test_variance_of_drawn_people_leaves_copies_out():
-    """A person drawn twice counts twice, but never as a pair with himself: the mean over draws
-    stays the value
+def test_variance_of_sampled_subjects_leaves_copies_out():
+    """A subject sampled twice counts twice, but never as a pair with its copy: the mean over
+    resamples stays the value
     """
     z, s, a = made(activity=0.4, identity=0.3, n_subjects=10)
     shares = _shares(z.astype(float), *codes(s, a), np.unique(s), np.unique(a))
@@ -680,7 +678,7 @@ def test_variance_of_drawn_people_leaves_copies_out():
     assert shares(np.array([[2.0, 2, 2, 2, 2, 0, 0, 0, 0, 0]])) == pytest.approx(
         shares(np.array([[2.0, 2, 2, 2, 2, 0, 0, 0, 0, 0]]) / 2), abs=0.1
     )
-    # one person alone
+    # one subject alone
     assert np.isnan(shares(np.array([[10.0, 0, 0, 0, 0, 0, 0, 0, 0, 0]]))).all()
 
 
@@ -774,10 +772,9 @@ def test_amnesic_difference_is_the_slow_one():
     )
 
 
-def test_the_eraser_never_sees_the_tested_people():
-    """Embeddings of tested people far away along their own direction: an eraser that had seen them
-    would take it out
-    """
+def test_the_eraser_never_sees_the_tested_subjects():
+    """Embeddings of tested subjects far away along their own direction: an eraser that had seen
+    them would take it out"""
     z, s, a, au = made_au(au=1, n_subjects=8, frames=12)
     first = _subject_folds(8, 5, 0) == 0
     assert first.sum() == 2
@@ -812,11 +809,11 @@ def test_split_gap_known_answers():
 
 
 def test_split_gap_is_the_slow_one():
-    "Two probes, the same pairs: one fold of people and one of frames"
+    "Two probes, the same pairs: one fold of subjects and one of frames"
     z, s, a, au = made_au(sequence=0.5, au=0.3, n_subjects=7, frames=12)
     z = z.astype(float) / np.linalg.norm(z.astype(float), axis=1, keepdims=True)
     sc, ac = codes(s, a)
-    people, frames = _subject_folds(7, 5, 0)[sc], frame_folds(sc, ac, 5, 0)
+    subjects, frames = _subject_folds(7, 5, 0)[sc], frame_folds(sc, ac, 5, 0)
 
     def aurocs(fold):
         values = []
@@ -827,8 +824,8 @@ def test_split_gap_is_the_slow_one():
             d = np.concatenate(
                 [
                     (
-                        score[(people == g) & (frames == h) & (y == 1)][:, None]
-                        - score[(people == g) & (frames == h) & (y == 0)]
+                        score[(subjects == g) & (frames == h) & (y == 1)][:, None]
+                        - score[(subjects == g) & (frames == h) & (y == 0)]
                     ).ravel()
                     for g in range(5)
                     for h in range(5)
@@ -838,7 +835,7 @@ def test_split_gap_is_the_slow_one():
         return np.array(values)
 
     assert split_gap(z, s, a, au) == pytest.approx(
-        (aurocs(frames) - aurocs(people)).mean(), abs=1e-6
+        (aurocs(frames) - aurocs(subjects)).mean(), abs=1e-6
     )
 
 
@@ -903,13 +900,13 @@ def test_counterfactual_is_the_slow_one():
         'person_share',
     ]
     pd.testing.assert_frame_equal(counterfactual(7 * z, n_boot=200), found)
-    # all people alike, drawn copies too
+    # all subjects alike, resampled copies too
     still = counterfactual(np.broadcast_to(z[:1], z.shape))
     assert still.loc['person'].abs().max() < 1e-9 and still['value'][
         'person_share'
     ] == pytest.approx(0)
     for bad, message in (
-        (z[0, 0], 'people, expressions'),
+        (z[0, 0], 'subjects, expressions'),
         (z[:, :1], 'two or more'),
         (z[:, :, :1], 'two or more'),
         (np.where(z > 3, np.nan, z), 'not finite'),
@@ -944,7 +941,7 @@ def test_compare():
         np.subtract(more.attrs['draws']['split_gap'], less.attrs['draws']['split_gap']),
         c['difference'][12],
     )
-    # probes are trained on other people
+    # probes are trained on other subjects
     assert c.loc[12, ['low', 'high']].tolist() == pytest.approx(
         (m + 1.25 * (expanded_percentiles(d, 6) - m)).tolist()
     )
@@ -985,23 +982,6 @@ def test_compare_refuses():
     for reports, against in (({}, None), ({'a': r}, None), ({'a': r, 'b': r}, 'c')):
         with pytest.raises(ValueError, match='two reports'):
             compare(reports, against)
-
-
-def test_expanded_percentiles():
-    "With many subjects plain percentiles, with few further out, and nan draws are left out"
-    draws = np.random.default_rng(0).normal(size=200_000)
-    assert expanded_percentiles(draws, 10_000) == pytest.approx([-1.96, 1.96], abs=0.02)
-    # sqrt(14 / 13) * t(13)
-    assert expanded_percentiles(draws, 14) == pytest.approx([-2.242, 2.242], abs=0.03)
-    # twice as far from the value
-    assert expanded_percentiles(draws, 14, 1, 2) == pytest.approx(
-        [1 + 2 * (-2.242 - 1), 1 + 2 * (2.242 - 1)], abs=0.06
-    )
-    assert (expanded_percentiles(draws, 2) == [draws.min(), draws.max()]).all()
-    assert (
-        expanded_percentiles(np.where(draws > 100, np.nan, draws), 14).tolist()
-        == expanded_percentiles(draws, 14).tolist()
-    )
 
 
 def test_chance_is_inside_the_interval_of_a_null_embedding():
@@ -1174,7 +1154,7 @@ def test_refuses_settings():
         id_accuracy(z, s, a, rotations=1)
     with pytest.raises(ValueError, match='k must be'):
         knn_id(z, s, a, k=1000)
-    # both activities of one person fall into one group of four
+    # both activities of one subject fall into one group of four
     keep = ~((s == s[0]) & ~np.isin(a, ['T1', 'T5']))
     with pytest.raises(ValueError, match='rotations=5'):
         id_accuracy(z[keep], s[keep], a[keep])
@@ -1190,11 +1170,11 @@ def test_raw_pixels(tmp_path):
     m = np.memmap(tmp_path / 'x', np.uint8, 'w+', shape=x.shape)
     m[:] = x
     np.testing.assert_array_equal(raw_pixels(m, dim=8), z)
-    assert raw_pixels(x[:5]).shape == (5, 4)  # fewer pictures than components
+    assert raw_pixels(x[:5]).shape == (5, 4)  # fewer images than components
     np.testing.assert_array_equal(raw_pixels(x, dim=8, sample=20), raw_pixels(x, dim=8, sample=20))
     with pytest.raises(ValueError, match='N, H, W, 3'):
         raw_pixels(x[..., 0])
-    with pytest.raises(ValueError, match='two pictures'):
+    with pytest.raises(ValueError, match='two images'):
         raw_pixels(x[:1])
 
 
@@ -1220,4 +1200,25 @@ def test_one_decorated_function_is_a_measure_everywhere():
         with pytest.raises(ValueError, match='is a measure already'):
             measure('other', name='id_accuracy')(spread)
     finally:
-        REGISTERED.pop('spread', None)
+        MEASURES.pop('spread', None)
+
+
+def test_a_measure_of_aus_gets_them():
+    "One value a subject from AU labels; only in reports that have them, behind the others"
+
+    @measure('coded', needs_aus=True, wider=2.0)
+    def coded(z, subject, activity, au, per_subject=False):
+        _, s, _, subjects, _ = checked_frames(z, subject, activity)
+        return by_subject(au[:, 0], s, subjects, per_subject)
+
+    try:
+        z, s, a, au = made_au(identity=0.4, au=0.5)
+        report = leakage_report(z, s, a, au, n_boot=50)
+        row = report.iloc[-1]
+        assert row['measure'] == 'coded' and row['value'] == pytest.approx(coded(z, s, a, au))
+        narrow = expanded_percentiles(np.array(report.attrs['draws']['coded']), 6)
+        assert row['high'] - row['low'] == pytest.approx(2 * (narrow[1] - narrow[0]))
+        assert 'coded' not in leakage_report(z, s, a, n_boot=5)['measure'].tolist()
+        assert MEASURES['coded'].label_of('coded') == 'coded'
+    finally:
+        MEASURES.pop('coded', None)

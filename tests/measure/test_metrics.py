@@ -57,8 +57,8 @@ def test_bootstrap_equals_copied_frames():
     seen = []
     subject_bootstrap(lambda w: seen.append(w) or w[:, 0], subject, n_boot=20, seed=3)
     values = {'f1': [], 'auroc': []}
-    for draw in seen[0].astype(int):
-        rows = np.concatenate([np.flatnonzero(who == s) for s in np.repeat(np.arange(5), draw)])
+    for resample in seen[0].astype(int):
+        rows = np.concatenate([np.flatnonzero(who == s) for s in np.repeat(np.arange(5), resample)])
         per_au = [
             [(f1_score(t[c], p[c] >= 0.5), roc_auc_score(t[c], p[c])) for c in [~np.isnan(t)]][0]
             for p, t in zip(prob[rows].T, target[rows].T)
@@ -82,7 +82,7 @@ def test_concordance_counts_pairs():
     assert U.tolist() == [[1, 0.5], [1, 1]] and P.tolist() == [1, 1] and Q.tolist() == [1, 1]
 
 
-def test_interval_holds_the_value_and_grows_with_people_who_differ():
+def test_interval_holds_the_value_and_grows_with_subjects_who_differ():
     rng = np.random.default_rng(0)
     subject = np.repeat(np.arange(14), 100)
     target = (rng.random((1400, 1)) < 0.4).astype(float)
@@ -141,7 +141,7 @@ def test_one_class_and_uncoded_labels():
 
 def test_no_stray_warnings():
     prob, target, subject = fold(4)
-    target[subject == 'S1'] = 0  # one person never shows anything
+    target[subject == 'S1'] = 0  # one subject never shows anything
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         table = au_scores(prob, target, subject)
@@ -239,11 +239,12 @@ def test_classes_equal_sklearn(seed):
 
 def test_classes_over_subjects_equal_copied_images():
     prob, target, subject = split(1, subjects=5)
-    said, (names, who), seen = prob.argmax(1), np.unique(subject, return_inverse=True), []
+    said, seen = prob.argmax(1), []
+    who = np.unique(subject, return_inverse=True)[1]
     subject_bootstrap(lambda w: seen.append(w) or w[:, 0], subject, n_boot=20, seed=3)
     values = []
-    for draw in seen[0].astype(int):
-        rows = np.concatenate([np.flatnonzero(who == s) for s in np.repeat(np.arange(5), draw)])
+    for resample in seen[0].astype(int):
+        rows = np.concatenate([np.flatnonzero(who == s) for s in np.repeat(np.arange(5), resample)])
         values.append(
             [
                 balanced_accuracy_score(target[rows], said[rows]),
@@ -259,7 +260,7 @@ def test_classes_over_subjects_equal_copied_images():
         assert table.loc[row, [f'{m}_low', f'{m}_high']].tolist() == pytest.approx([low, high])
 
 
-def test_classes_over_images_equal_drawing_within_each_class():
+def test_classes_over_images_equal_sampling_within_each_class():
     prob, target, _ = split(2, n=400)
     said, rng = prob.argmax(1), np.random.default_rng(0)
     draws = [

