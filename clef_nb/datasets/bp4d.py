@@ -12,12 +12,12 @@ from .frames import FrameTable
 from .recordings import _tasks, bp4d_folds
 from .registry import register_dataset
 from .texts import BP4D_PARTS, activity_texts
-from .twins import _in_turn, _write_tasks
+from .twins import TaskLayout, take_in_turn, write_tasks
 from ..faces.sequences import ACTIVITY_AUS
 
 # %% ../../nbs/datasets/07_bp4d.ipynb #twin-write-bp4d
 # the official parts in turn, so that a few subjects fill all three folds
-BP4D_SUBJECTS = _in_turn(BP4D_PARTS)
+BP4D_SUBJECTS = take_in_turn(BP4D_PARTS)
 
 
 _BP4D_COLUMNS = (
@@ -56,20 +56,14 @@ def write_bp4d(
     habit_strength: float = 0.5,  # see `sample_subject`
     expressiveness: float = 0.22,  # see `sample_subject`
 ) -> Path:  # the folder
-    """Write a miniature of BP4D in its official layout.
+    """Write a synthetic twin of BP4D in its official layout.
 
     Appears all at once or not at all. Raises FileExistsError for an existing folder and ValueError
     for impossible numbers.
     """
-    return _write_tasks(
+    return write_tasks(
         root,
-        'bp4d',
-        BP4D_SUBJECTS,
-        0,
-        ACTIVITY_AUS,
-        ACTIVITY_AUS,
-        _BP4D_COLUMNS,
-        1,
+        TaskLayout('bp4d', BP4D_SUBJECTS, 0, ACTIVITY_AUS, ACTIVITY_AUS, _BP4D_COLUMNS, 1),
         n_subjects=n_subjects,
         frames_per_sequence=frames_per_sequence,
         size=size,

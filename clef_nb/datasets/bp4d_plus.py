@@ -14,7 +14,7 @@ from .frames import FrameTable
 from .recordings import _tasks
 from .registry import register_dataset
 from .texts import BP4D_PLUS_CODED, BP4D_PLUS_SUBJECTS, activity_texts
-from .twins import _in_turn, _write_tasks
+from .twins import TaskLayout, take_in_turn, write_tasks
 from ..faces.sequences import ACTIVITY_AUS
 
 # %% ../../nbs/datasets/08_bp4d_plus.ipynb #twin-write-bp4d-plus
@@ -66,22 +66,18 @@ def write_bp4d_plus(
     habit_strength: float = 0.5,  # see `sample_subject`
     expressiveness: float = 0.22,  # see `sample_subject`
 ) -> Path:  # the folder
-    """Write a miniature of BP4D+: images of ten tasks, AU files of T1, T6, T7 and T8 alone, their
+    """Write a synthetic twin of BP4D+: images of ten tasks, AU files of T1, T6, T7 and T8 alone, their
     columns in an order of their own.
 
     Appears all at once or not at all. Raises FileExistsError for an existing folder and ValueError
     for impossible numbers.
     """
-    turns = _in_turn([[s for s in BP4D_PLUS_SUBJECTS if s[0] == sex] for sex in 'FM'])
-    return _write_tasks(
+    turns = take_in_turn([[s for s in BP4D_PLUS_SUBJECTS if s[0] == sex] for sex in 'FM'])
+    return write_tasks(
         root,
-        'bp4d_plus',
-        turns,
-        10,
-        BP4D_PLUS_ACTIVITY_AUS,
-        BP4D_PLUS_CODED,
-        _BP4D_PLUS_COLUMNS,
-        4,
+        TaskLayout(
+            'bp4d_plus', turns, 10, BP4D_PLUS_ACTIVITY_AUS, BP4D_PLUS_CODED, _BP4D_PLUS_COLUMNS, 4
+        ),
         n_subjects=n_subjects,
         frames_per_sequence=frames_per_sequence,
         size=size,

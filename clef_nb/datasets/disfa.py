@@ -27,13 +27,13 @@ from clef_nb.datasets.recordings import (
 )
 from .registry import register_dataset
 from .texts import DISFA_AUS, DISFA_CODED, DISFA_PARTS
-from .twins import _in_turn, _save, _within, _write_twin
+from .twins import numbers_within, save_image, take_in_turn, write_twin
 from ..faces.people import sample_subject
 from ..faces.render import POSED, render, sample_shot
 from ..faces.sequences import _by_subject, _stream, sequence
 
 # %% ../../nbs/datasets/09_disfa.ipynb #twin-write-disfa
-DISFA_SUBJECTS = _in_turn(DISFA_PARTS)
+DISFA_SUBJECTS = take_in_turn(DISFA_PARTS)
 DISFA_ACTIVITIES = {
     'V1': ('Watch a funny clip', 'happiness', 'T1'),
     'V2': ('Watch a clip with a sudden turn', 'surprise', 'T3'),
@@ -57,14 +57,14 @@ def write_disfa(
     expressiveness: float = 0.22,  # see `sample_subject`
     cameras: tuple = ('left',),  # 'left', 'right' or both
 ) -> Path:  # the folder
-    """Write a miniature of DISFA: one video a subject, images counted from 0, label lines from 1,
+    """Write a synthetic twin of DISFA: one video a subject, images counted from 0, label lines from 1,
     intensities 0 to 5, and the table activities.csv of the frames in which each emotion was
     shown.
 
     Appears all at once or not at all. Raises FileExistsError for an existing folder and ValueError
     for impossible numbers or cameras.
     """
-    _within(
+    numbers_within(
         n_subjects=(n_subjects, 1, 27),
         frames_per_subject=(frames_per_subject, len(DISFA_ACTIVITIES), 4845),
         size=(size, 16, 1024),
@@ -97,7 +97,7 @@ def write_disfa(
                         break
                     for camera in cameras:
                         shot.yaw = yaw + _CAMERAS[camera]
-                        _save(
+                        save_image(
                             render(s, dict(zip(POSED, x)), shot, size),
                             tmp
                             / f'Videos_{camera.title()}Camera/{camera.title()}Video{name}_comp/{frame}.jpg',
@@ -141,7 +141,7 @@ def write_disfa(
         expressiveness=expressiveness,
         cameras=list(cameras),
     )
-    return _write_twin(root, 'disfa', settings, fill)
+    return write_twin(root, 'disfa', settings, fill)
 
 # %% ../../nbs/datasets/09_disfa.ipynb #disfa-labels
 def _levels(path):
