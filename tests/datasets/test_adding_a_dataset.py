@@ -81,10 +81,11 @@ def our_lab(root=None, missing='error'):
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
     "The set, as `@register_dataset` above its loader makes it known; gone after the test"
-    monkeypatch.setattr(registry, '_REGISTERED', dict(registry._REGISTERED))
     monkeypatch.delenv('CLEF_OUR_LAB', raising=False)
     twin = dict(n_subjects=4, frames_per_sequence=2)
-    return register_dataset('our_lab', write=write_our_lab, about=ABOUT, twin=twin)(our_lab)
+    register_dataset('our_lab', write=write_our_lab, about=ABOUT, twin=twin)(our_lab)
+    yield
+    registry._REGISTERED.pop('our_lab')
 
 
 def test_it_has_a_name():
