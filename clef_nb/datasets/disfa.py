@@ -203,14 +203,8 @@ def _disfa_labels(folder, subject, aus):
     return frame, np.stack(y, axis=1)
 
 # %% ../../nbs/datasets/09_disfa.ipynb #disfa-activities
-def _ranges(path):
-    """Starts [n], ends [n] and activities [n] of a table of frame ranges, in the order of the
-    frames; its lines; the text of each activity
-    """
-    lines, number = read_cells(path, '\n')
-    cells = [[c.strip() for c in next(csv.reader(line, skipinitialspace=True))] for line in lines]
-    same_width(path, cells, number)
-    header, rows, number = cells[0], cells[1:], number[1:]
+def _check_ranges_header(path, header, rows):
+    "Columns of the texts, both or none; refuse a header that lacks a column, or no rows"
     told = [c for c in ('task', 'emotion') if c in header]
     if len(told) == 1:
         raise ValueError(
@@ -228,6 +222,18 @@ def _ranges(path):
         raise ValueError(
             f'{path} has a header and no ranges; write one a line, such as 1,400,clip1'
         )
+    return told
+
+
+def _ranges(path):
+    """Starts [n], ends [n] and activities [n] of a table of frame ranges, in the order of the
+    frames; its lines; the text of each activity
+    """
+    lines, number = read_cells(path, '\n')
+    cells = [[c.strip() for c in next(csv.reader(line, skipinitialspace=True))] for line in lines]
+    same_width(path, cells, number)
+    header, rows, number = cells[0], cells[1:], number[1:]
+    told = _check_ranges_header(path, header, rows)
     place = {c: header.index(c) for c in ('start', 'end', 'activity', *told)}
     for row, n in zip(rows, number):
         for c in place:
@@ -305,6 +311,48 @@ def _camera_folders(root, camera):
                 mine[subject] = holder + name
     return found[True] or found[False]
 
+# %% ../../nbs/datasets/09_disfa.ipynb #disfa-pieces
+def _check_disfa(aus, threshold, camera, first_image):
+    "Refuse impossible arguments"
+    if strange := [a for a in aus if a not in DISFA_CODED]:
+        raise ValueError(
+            f'DISFA has no AU {strange[0]}; it codes {", ".join(map(str, DISFA_CODED))}'
+        )
+    if isinstance(threshold, bool) or threshold not in (1, 2, 3, 4, 5):
+        raise ValueError(
+            f'threshold is {threshold!r}; it must be an intensity from 1 to 5, and papers use 2'
+        )
+    if camera not in ('left', 'right'):
+        raise ValueError(f"camera is {camera!r}; it must be 'left' or 'right'")
+    if isinstance(first_image, bool) or first_image not in (None, 0, 1):
+        raise ValueError(f'first_image is {first_image!r}; it must be 0 or 1, or None to look')
+
+
+def _add_activities(df, root, activities, coded_frames):
+    "Set the activity of each frame by a table of ranges, where there is one; returns the texts"
+    texts = None
+    if activities is None and (root / 'activities.csv').is_file():
+        activities = root / 'activities.csv'
+    if activities is not None:
+        if not Path(activities).is_file():
+            raise FileNotFoundError(
+                f'{activities} does not exist; give a CSV with the columns start,end,activity'
+            )
+        start, end, name, number, texts = _ranges(activities)
+        empty = np.searchsorted(coded_frames, start) == np.searchsorted(
+            coded_frames, end, side='right'
+        )
+        if empty.any():
+            raise ValueError(
+                f'{activities}, line {number[empty.argmax()]}: no coded frame lies in the range'
+                f' {start[empty.argmax()]}-{end[empty.argmax()]}; frames are counted from 1 and go'
+                f' up to {coded_frames[-1]:,}, so mend the range or delete the line'
+            )
+        frame = df['frame'].to_numpy()
+        i = np.searchsorted(start, frame, side='right') - 1
+        df['activity'] = np.where((i >= 0) & (frame <= end[i]), name[i], None)
+    return texts
+
 # %% ../../nbs/datasets/09_disfa.ipynb #disfa
 @register_dataset(
     'disfa',
@@ -341,18 +389,7 @@ def disfa(
     from 1, ranges that overlap, or an impossible argument.
     """
     aus = check_arguments(aus, DISFA_AUS, missing)
-    if strange := [a for a in aus if a not in DISFA_CODED]:
-        raise ValueError(
-            f'DISFA has no AU {strange[0]}; it codes {", ".join(map(str, DISFA_CODED))}'
-        )
-    if isinstance(threshold, bool) or threshold not in (1, 2, 3, 4, 5):
-        raise ValueError(
-            f'threshold is {threshold!r}; it must be an intensity from 1 to 5, and papers use 2'
-        )
-    if camera not in ('left', 'right'):
-        raise ValueError(f"camera is {camera!r}; it must be 'left' or 'right'")
-    if isinstance(first_image, bool) or first_image not in (None, 0, 1):
-        raise ValueError(f'first_image is {first_image!r}; it must be 0 or 1, or None to look')
+    _check_disfa(aus, threshold, camera, first_image)
     root = data_root(root, 'DISFA', 'CLEF_DISFA', 'ActionUnit_Labels and Videos_LeftCamera')
     labels = root / 'ActionUnit_Labels'
     if not labels.is_dir():
@@ -422,25 +459,5 @@ def disfa(
     for k, au in enumerate(aus):
         df[f'AU{au}_intensity'] = y[:, k].astype(np.float32)
 
-    texts = None
-    if activities is None and (root / 'activities.csv').is_file():
-        activities = root / 'activities.csv'
-    if activities is not None:
-        if not Path(activities).is_file():
-            raise FileNotFoundError(
-                f'{activities} does not exist; give a CSV with the columns start,end,activity'
-            )
-        start, end, name, number, texts = _ranges(activities)
-        empty = np.searchsorted(coded_frames, start) == np.searchsorted(
-            coded_frames, end, side='right'
-        )
-        if empty.any():
-            raise ValueError(
-                f'{activities}, line {number[empty.argmax()]}: no coded frame lies in the range'
-                f' {start[empty.argmax()]}-{end[empty.argmax()]}; frames are counted from 1 and go'
-                f' up to {coded_frames[-1]:,}, so mend the range or delete the line'
-            )
-        frame = df['frame'].to_numpy()
-        i = np.searchsorted(start, frame, side='right') - 1
-        df['activity'] = np.where((i >= 0) & (frame <= end[i]), name[i], None)
+    texts = _add_activities(df, root, activities, coded_frames)
     return FrameTable(df, root, 'DISFA', texts, disfa_folds(df['subject'].unique()), notes)
