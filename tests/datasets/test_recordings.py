@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clef_nb.datasets.bp4d import bp4d
+from clef_nb.datasets.bp4d import bp4d, write_bp4d
 from clef_nb.datasets.bp4d_plus import bp4d_plus
 from clef_nb.datasets.cache import frame_cache
 from clef_nb.datasets.disfa import disfa
@@ -1132,7 +1132,6 @@ def test_real_lengths():
 
 
 def test_twin_agrees_with_its_truth(tmp_path):
-    write_bp4d = pytest.importorskip('clef_nb.datasets.twins').write_bp4d
     t = bp4d(write_bp4d(tmp_path / 'twin', n_subjects=2, frames_per_sequence=2, size=32, seed=1))
     assert len(t) == 2 * 8 * 2 and t.intensities == [f'{c}_intensity' for c in t.labels]
     x = t.df[t.intensities].to_numpy()

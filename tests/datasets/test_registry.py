@@ -11,13 +11,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from clef_nb.cli import main
-from clef_nb.datasets import registry as datasets
-from clef_nb.datasets.registry import LOADERS, WRITERS, check_dataset, list_text, load_dataset
-from clef_nb.datasets.texts import RAFDB_EXPRESSIONS, protocol
+from clef_nb.cli import main, options_of
+from clef_nb.datasets.registry import check_dataset, get_dataset, list_text, load_dataset
+from clef_nb.datasets.texts import RAFDB_EXPRESSIONS, datasets, protocol
 
 HERE = Path(__file__).resolve().parents[2]
 SEGMENTS = HERE.parent / 'shared' / 'real' / 'bp4d_coded_segments.csv'
+NAMES = list(datasets().index)
 SMALL = dict(
     bp4d='--subjects 3 --frames 2 --size 32',
     bp4d_plus='--subjects 4 --frames 2 --size 32',
@@ -39,23 +39,18 @@ def originals(tmp_path_factory):
 
     def get(name):
         if name not in there:
-            WRITERS[name](root := folder / name, **arguments(name))
-            there[name] = root
+            there[name] = get_dataset(name).write(folder / name, **arguments(name))
         return there[name]
 
     return get
 
 
 def arguments(name):
-    import argparse
-
-    parser = argparse.ArgumentParser()
-    datasets.data_parser(parser.add_subparsers())
-    return datasets._arguments(
-        parser.parse_args(['data', 'write', name, 'x', *SMALL[name].split(), '--seed', '3']),
-        datasets._WRITING,
-        WRITERS[name],
-    )
+    "SMALL and the seed, as the writer takes them"
+    options = {option.flag: option.parameter for option in options_of(get_dataset(name).write)}
+    words = SMALL[name].split() + ['--seed', '3']
+    pairs = zip(words[::2], words[1::2])
+    return {options[k.removeprefix('--')]: int(v) if v.isdigit() else v for k, v in pairs}
 
 
 @pytest.fixture
@@ -75,13 +70,13 @@ def deviating(name, root, **options):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         r = check_dataset(name, root, **options)
-    return {(p, w): int(f - e) for p, w, f, e, _ in r[r['fits'] == False].itertuples(index=False)}
+    return {(p, w): int(f - e) for p, w, f, e, _ in r[r['fits'].eq(False)].itertuples(index=False)}
 
 
 # Twins
 
 
-@pytest.mark.parametrize('name', LOADERS)
+@pytest.mark.parametrize('name', NAMES)
 def test_a_twin_is_written_and_fits(name, tmp_path, capsys):
     root = tmp_path / 'my twins' / name
     assert write(name, root) == 0
@@ -105,7 +100,7 @@ def test_a_twin_is_written_and_fits(name, tmp_path, capsys):
     assert sorted(p.name for p in (tmp_path / 'my twins').iterdir()) == [name]
 
 
-@pytest.mark.parametrize('name', LOADERS)
+@pytest.mark.parametrize('name', NAMES)
 def test_the_twin_says_what_the_protocol_says_of_the_real_set(name, originals):
     """Each number that is published for the real set is there for the twin, unless the twin holds
     none of that class
@@ -117,8 +112,8 @@ def test_the_twin_says_what_the_protocol_says_of_the_real_set(name, originals):
     assert report['fits'].notna().sum() >= 3
 
 
-@pytest.mark.parametrize('name', LOADERS)
-def test_without_its_record_a_twin_is_held_against_the_protocol(name, copy, capsys):
+@pytest.mark.parametrize('name', NAMES)
+def test_without_its_record_a_twin_is_compared_with_the_protocol(name, copy, capsys):
     root = copy(name)
     (root / 'twin.json').unlink()
     assert check(root) == 1
@@ -139,7 +134,7 @@ def test_a_rough_number_is_no_verdict(copy):
         and r.loc[('', 'frames'), 'found'] == 4 * 4 * 2
         and pd.isna(r.loc[('', 'frames'), 'fits'])
     )
-    assert r.loc[('', 'subjects'), 'fits'] == False and {f'fold {k}' for k in range(1, 5)} <= {
+    assert not r.loc[('', 'subjects'), 'fits'] and {f'fold {k}' for k in range(1, 5)} <= {
         p for p, _ in r.index
     }
 
@@ -153,7 +148,7 @@ def image_of(name, root, k=1):
     return t.image_paths()[k], t.df.iloc[k]
 
 
-@pytest.mark.parametrize('name', LOADERS)
+@pytest.mark.parametrize('name', NAMES)
 def test_a_lost_image(name, copy, capsys):
     root = copy(name)
     path, row = image_of(name, root)
@@ -177,7 +172,7 @@ def test_a_lost_image(name, copy, capsys):
         )
 
 
-@pytest.mark.parametrize('name', LOADERS)
+@pytest.mark.parametrize('name', NAMES)
 def test_an_image_that_is_none(name, copy, capsys):
     root = copy(name)
     path, _ = image_of(name, root)
@@ -195,7 +190,7 @@ def test_an_image_that_is_none(name, copy, capsys):
 def moved_rafdb(root):
     file = root / 'EmoLabel/list_patition_label.txt'
     lines = file.read_text().split('\n')
-    k = next(i for i, l in enumerate(lines) if l.startswith('train') and l.endswith(' 4'))
+    k = next(i for i, line in enumerate(lines) if line.startswith('train') and line.endswith(' 4'))
     lines[k] = lines[k][:-1] + '7'
     file.write_text('\n'.join(lines))
 
@@ -203,7 +198,7 @@ def moved_rafdb(root):
 def moved_affectnet(root):
     file = root / 'training.csv'
     lines = file.read_text().splitlines(True)
-    cells = [l.rsplit(',', 3) for l in lines]
+    cells = [line.rsplit(',', 3) for line in lines]
     k = next(i for i, c in enumerate(cells) if c[1] == '1')
     lines[k] = ','.join([cells[k][0], '0', *cells[k][2:]])
     file.write_text(''.join(lines))
@@ -241,19 +236,19 @@ def test_moved_votes(copy):
     row = t.df[(t.df['split'] == 'train') & (t.df['expression'] == 'happiness')].iloc[0]
     name = Path(row['path']).name
     lines = file.read_text().splitlines()
-    k = next(i for i, l in enumerate(lines) if l.split(',')[1] == name)
+    k = next(i for i, line in enumerate(lines) if line.split(',')[1] == name)
     lines[k] = ','.join(lines[k].split(',')[:2] + ['0'] * 8 + ['10', '0'])
     file.write_text('\n'.join(lines) + '\n')
     odd = deviating('ferplus', root)
     assert odd.pop(('train', 'happiness'), -1) == -1 and odd == {('train', 'frames'): -1}
 
 
-def test_a_code_that_drops_a_picture(copy):
-    "AffectNet's code 9 is legal and takes the picture away"
+def test_a_code_that_drops_an_image(copy):
+    "AffectNet's code 9 is legal and takes the image away"
     root = copy('affectnet')
     file = root / 'training.csv'
     lines = file.read_text().splitlines(True)
-    k = next(i for i, l in enumerate(lines) if l.rsplit(',', 3)[1] == '1')
+    k = next(i for i, line in enumerate(lines) if line.rsplit(',', 3)[1] == '1')
     a, _, v, w = lines[k].rsplit(',', 3)
     lines[k] = ','.join([a, '9', v, w])
     file.write_text(''.join(lines))
@@ -316,7 +311,7 @@ def test_a_code_that_does_not_exist(name, copy, capsys):
 
 
 def test_images_without_a_label(copy):
-    "Normal in a laboratory's film, a fault in a set of single pictures"
+    "Normal in a laboratory's film, a fault in a set of single images"
     root = copy('bp4d')
     r = check_dataset('bp4d', root).set_index(['part', 'what'])
     assert ('', 'images without a label') not in r.index or pd.isna(
@@ -394,7 +389,7 @@ def test_wrong_arguments(line, capsys):
     assert e.value.code == 2
     if 'fer2013' in line or 'BP4D' in line:
         err = capsys.readouterr().err
-        assert all(name in err for name in LOADERS)
+        assert all(name in err for name in NAMES)
 
 
 def test_unknown_names():
@@ -431,10 +426,11 @@ def test_write_refuses(line, words, tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_every_option_of_the_writers_can_be_said():
-    said = {p for parameters, _ in datasets._WRITING.values() for p in parameters}
-    takes = {p for w in WRITERS.values() for p in inspect.signature(w).parameters} - {'root'}
-    assert said == takes
+@pytest.mark.parametrize('name', NAMES)
+def test_every_option_of_the_writers_can_be_said(name):
+    write = get_dataset(name).write
+    said = {option.parameter for option in options_of(write)}
+    assert said == set(inspect.signature(write).parameters) - {'root'}
 
 
 def test_write_leaves_a_folder_alone(tmp_path, capsys):
@@ -488,7 +484,7 @@ def test_a_damaged_record(text, copy, capsys):
 
 
 def test_the_check_leaves_the_folder_as_it_was(originals):
-    for name in LOADERS:
+    for name in NAMES:
         root = originals(name)
         before = {p: p.stat().st_mtime_ns for p in root.rglob('*')}
         check_dataset(name, root, images=True)
@@ -496,7 +492,9 @@ def test_the_check_leaves_the_folder_as_it_was(originals):
 
 
 def test_ferplus_as_csv_is_checked_without_a_trace(tmp_path, capsys):
-    root = WRITERS['ferplus'](tmp_path / 'ferplus', form='csv', n_train=24, n_public=8, n_private=8)
+    root = get_dataset('ferplus').write(
+        tmp_path / 'ferplus', form='csv', n_train=24, n_public=8, n_private=8
+    )
     before = sorted(root.rglob('*'))
     assert check(root, '--images') == 0 and sorted(root.rglob('*')) == before
     lines = (root / 'fer2013.csv').read_text().splitlines(True)
@@ -504,7 +502,7 @@ def test_ferplus_as_csv_is_checked_without_a_trace(tmp_path, capsys):
     capsys.readouterr()
     assert check(root) == 1
     out = capsys.readouterr().out
-    assert 'note: ' in out and 'no picture' in out and re.search(r'test +frames .* too few', out)
+    assert 'note: ' in out and 'no image' in out and re.search(r'test +frames .* too few', out)
 
 
 # Texts
@@ -513,30 +511,32 @@ def test_ferplus_as_csv_is_checked_without_a_trace(tmp_path, capsys):
 def test_list(capsys):
     assert main(['data', 'list']) == 0
     out = capsys.readouterr().out
-    for name, d in datasets.datasets().iterrows():
+    for name, d in datasets().iterrows():
         part = re.search(rf'^{name}: .*?\n(?=\n)', out, re.M | re.S)[0]
         assert (
             d['variable'] in part
             and d['ask'].split()[0] in part
             and d['licence'].split()[0] in part
         )
-    assert all(len(l) <= 80 or 'http' in l for l in out.splitlines())
+    assert all(len(line) <= 80 or 'http' in line for line in out.splitlines())
     narrow = list_text(60)
-    assert all(len(l) <= 60 or 'http' in l for l in narrow.splitlines())
+    assert all(len(line) <= 60 or 'http' in line for line in narrow.splitlines())
     # an address can be copied in one piece
-    assert all(word in narrow.split() for ask in datasets.datasets()['ask'] for word in ask.split())
+    assert all(word in narrow.split() for ask in datasets()['ask'] for word in ask.split())
 
 
 def test_readme_says_what_the_table_says():
     text = (HERE / 'data' / 'README.md').read_text(encoding='utf-8')
     lines = [
-        [c.strip() for c in l.strip('|').split('|')] for l in text.splitlines() if l.startswith('|')
+        [c.strip() for c in line.strip('|').split('|')]
+        for line in text.splitlines()
+        if line.startswith('|')
     ]
-    heads = [i for i, l in enumerate(lines) if l[0] == 'data set']
+    heads = [i for i, line in enumerate(lines) if line[0] == 'data set']
     assert len(heads) == 2
-    for name, d in datasets.datasets().iterrows():
+    for name, d in datasets().iterrows():
         one, two = (
-            dict(zip(lines[h], next(l for l in lines[h + 1 :] if f'`{name}`' in l[0])))
+            dict(zip(lines[h], next(line for line in lines[h + 1 :] if f'`{name}`' in line[0])))
             for h in heads
         )
         assert (
