@@ -34,18 +34,18 @@ from clef_nb.datasets.photographs import (
 from .registry import register_dataset
 from .texts import AFFECTNET_EXPRESSIONS
 from clef_nb.datasets.twins import (
-    _blend_of,
-    _drawn,
-    _farther,
-    _no_face,
-    _published,
-    _save,
-    _snapshot,
-    _within,
-    _write_twin,
+    blend_poses,
+    sample_expressions,
+    move_farther,
+    image_without_face,
+    published_shares,
+    save_image,
+    wild_snapshot,
+    numbers_within,
+    write_twin,
 )
 from ..faces.render import FRAME, POSED, render
-from ..faces.sequences import EXPRESSION_AUS, _by_subject, _stream, express
+from ..faces.sequences import EXPRESSION_AUS, map_subjects, random_stream, express
 
 # %% ../../nbs/datasets/11_affectnet.ipynb #circumplex
 # valence, arousal; our choice after Russell (1980)
@@ -119,8 +119,8 @@ def _place(points, shot, size):
 # %% ../../nbs/datasets/11_affectnet.ipynb #twin-image
 def _sample_images(split, n, form, seed):
     "(split, position, expression, number) of each image"
-    rng = _stream(seed, 40, split == 'validation')
-    names = _drawn(rng, n, _published('affectnet', split))
+    rng = random_stream(seed, 40, split == 'validation')
+    names = sample_expressions(rng, n, published_shares('affectnet', split))
     if form == 'csv':
         others = [x for x in _CODES[8:] for _ in range(max(1, n // 20))]
         names = rng.permutation(names + others).tolist()
@@ -136,7 +136,7 @@ def _pose(s, rng, what):
     if what == 'none':
         return {int(au): float(rng.uniform(1, 4)) for au in rng.choice(POSED, 3, replace=False)}
     a, b = rng.choice(AFFECTNET_EXPRESSIONS[1:], 2, replace=False)
-    between = _blend_of(express(s, a, rng), express(s, b, rng), 0.5)
+    between = blend_poses(express(s, a, rng), express(s, b, rng), 0.5)
     return {au: 0.5 * x for au, x in between.items()}
 
 
@@ -144,18 +144,18 @@ def _write_image(folder, image, form, size, seed):
     "Render one image into the twin; returns the row of its truth"
     split, i, expression, number = image
     later = split == 'validation'
-    rng = _stream(seed, 43, later, i)
-    s, aus, shot, row = _snapshot(41, seed, int(later), i, lambda s, rng: _pose(s, rng, expression))
+    rng = random_stream(seed, 43, later, i)
+    s, aus, shot, row = wild_snapshot(41, seed, int(later), i, lambda s, rng: _pose(s, rng, expression))
     # the whole image holds more than the face
     box = float(rng.uniform(0.6, 0.8)) if form == 'csv' else 1.0
-    shot = _farther(shot, box)
-    pixels = _no_face(rng, size) if expression == 'no face' else render(s, aus, shot, size)
+    shot = move_farther(shot, box)
+    pixels = image_without_face(rng, size) if expression == 'no face' else render(s, aus, shot, size)
     valence, arousal = _affect_of(expression, aus, rng)
     if form == 'csv':
         path = f'Manually_Annotated_Images/{rng.integers(1, 1350)}/{rng.bytes(28).hex()}.jpg'
     else:
         path = f'{"val" if later else "train"}_set/images/{number}.jpg'
-    _save(pixels, folder / path)
+    save_image(pixels, folder / path)
     x, y, w = (round(size * t) for t in (0.5 - box / 2, 0.4 - 0.4 * box, box))
     return dict(
         path=path,
@@ -223,14 +223,14 @@ def write_affectnet(
     """
     if form not in ('csv', 'npy'):
         raise ValueError(f"form is {form!r}; it must be 'csv' or 'npy'")
-    _within(
+    numbers_within(
         n_train=(n_train, 1, 287651), n_validation=(n_validation, 1, 4000), size=(size, 16, 1024)
     )
 
     def fill(folder):
         images = _sample_images('train', n_train, form, seed)
         images += _sample_images('validation', n_validation, form, seed)
-        rows = _by_subject(lambda _, x: _write_image(folder, x, form, size, seed), images)
+        rows = map_subjects(lambda _, x: _write_image(folder, x, form, size, seed), images)
         if form == 'csv':
             train = [r for r in rows if r['split'] == 'train']
             _write_list(folder / 'training.csv', train, True)
@@ -241,7 +241,7 @@ def write_affectnet(
         return rows
 
     settings = dict(form=form, n_train=n_train, n_validation=n_validation, size=size, seed=seed)
-    return _write_twin(root, 'affectnet', settings | dict(header=header), fill)
+    return write_twin(root, 'affectnet', settings | dict(header=header), fill)
 
 # %% ../../nbs/datasets/11_affectnet.ipynb #csv-header
 _UNKNOWN = ('', 'NULL')

@@ -30,7 +30,7 @@ from .texts import DISFA_AUS, DISFA_CODED, DISFA_PARTS
 from .twins import numbers_within, save_image, take_in_turn, write_twin
 from ..faces.people import sample_subject
 from ..faces.render import POSED, render, sample_shot
-from ..faces.sequences import _by_subject, _stream, sequence
+from ..faces.sequences import map_subjects, random_stream, sequence
 
 # %% ../../nbs/datasets/09_disfa.ipynb #twin-write-disfa
 DISFA_SUBJECTS = take_in_turn(DISFA_PARTS)
@@ -78,7 +78,7 @@ def write_disfa(
 
     def fill(tmp):
         def job(index, name):
-            rng = _stream(seed, 20, index)
+            rng = random_stream(seed, 20, index)
             s = sample_subject(
                 rng, name.replace('SN', 'FM'[rng.integers(2)]), habit_strength, expressiveness
             )
@@ -88,7 +88,7 @@ def write_disfa(
                 [],
             )
             for a, (activity, start, end) in enumerate(zip(DISFA_ACTIVITIES, [0] + ends, ends)):
-                rng = _stream(seed, 21, index, a)
+                rng = random_stream(seed, 21, index, a)
                 for x in sequence(s, DISFA_ACTIVITIES[activity][2], end - start, rng):
                     shot = sample_shot(rng, 1.0)
                     shot.background, shot.ambient = background, ambient
@@ -129,7 +129,7 @@ def write_disfa(
                     for a, start, end in zip(DISFA_ACTIVITIES, [0] + ends, ends)
                 ]
             )
-        return [r for part in _by_subject(job, DISFA_SUBJECTS[:n_subjects]) for r in part]
+        return [r for part in map_subjects(job, DISFA_SUBJECTS[:n_subjects]) for r in part]
 
     settings = dict(
         n_subjects=n_subjects,

@@ -27,18 +27,18 @@ from .photographs import IMAGE_ENDINGS, check_missing, list_files, match_images
 from .registry import register_dataset
 from .texts import FERPLUS_EXPRESSIONS
 from clef_nb.datasets.twins import (
-    _blend_of,
-    _drawn,
-    _no_face,
-    _of,
-    _published,
-    _save,
-    _snapshot,
-    _within,
-    _write_twin,
+    blend_poses,
+    sample_expressions,
+    image_without_face,
+    intensity_of,
+    published_shares,
+    save_image,
+    wild_snapshot,
+    numbers_within,
+    write_twin,
 )
 from ..faces.render import POSED, render
-from ..faces.sequences import EXPRESSION_AUS, _by_subject, _stream, express
+from ..faces.sequences import EXPRESSION_AUS, map_subjects, random_stream, express
 
 # %% ../../nbs/datasets/12_ferplus.ipynb #constants
 _USAGE = dict(Training='train', PublicTest='validation', PrivateTest='test')
@@ -194,7 +194,7 @@ def vote(
 
     A face between two expressions splits the vote.
     """
-    x = np.array([_of(aus, au) for au in POSED])
+    x = np.array([intensity_of(aus, au) for au in POSED])
     size = np.linalg.norm(x)
     like = []
     for e in FERPLUS_EXPRESSIONS:
@@ -212,12 +212,12 @@ _FER2013 = ('anger', 'disgust', 'fear', 'happiness', 'sadness', 'surprise', 'neu
 
 def _sample_images(k, split, n, seed):
     "(split, its number, position, expression, kind of row) of each image"
-    rng = _stream(seed, 50, k)
+    rng = random_stream(seed, 50, k)
     # unusual rows of each kind
     odd = min(n // 12, max(1, n // 60))
     kinds = ['unknown'] * odd + ['not a face'] * odd + ['no name'] * odd + ['face'] * (n - 3 * odd)
     kinds = rng.permutation(kinds).tolist()
-    names = _drawn(rng, n, _published('ferplus', split))
+    names = sample_expressions(rng, n, published_shares('ferplus', split))
     return [(split, k, i, e, kind) for i, (e, kind) in enumerate(zip(names, kinds))]
 
 
@@ -231,16 +231,16 @@ def _votes_for(aus, kind, rng):
 def _render_image(image, seed):
     "Pixels uint8 [48, 48] of one image, and the row of its truth"
     split, k, i, expression, kind = image
-    rng = _stream(seed, 53, k, i)
+    rng = random_stream(seed, 53, k, i)
     other = str(rng.choice(FERPLUS_EXPRESSIONS))
     share = float(rng.uniform(0.2, 0.6)) if rng.random() < 0.4 else 0.0
 
     def pose(s, rng):
-        return _blend_of(express(s, expression, rng), express(s, other, rng), share)
+        return blend_poses(express(s, expression, rng), express(s, other, rng), share)
 
-    s, aus, shot, row = _snapshot(51, seed, k, i, pose)
+    s, aus, shot, row = wild_snapshot(51, seed, k, i, pose)
     face = kind in ('face', 'unknown')
-    pixels = render(s, aus, shot, 48) if face else _no_face(rng, 48)
+    pixels = render(s, aus, shot, 48) if face else image_without_face(rng, 48)
     votes = _votes_for(aus, kind, rng)
     emotion = expression if expression in _FER2013 else 'neutral'
     # FER2013's own labels are noisy
@@ -314,7 +314,7 @@ def write_ferplus(
     """
     if form not in ('csv', 'images'):
         raise ValueError(f"form is {form!r}; it must be 'csv' or 'images'")
-    _within(
+    numbers_within(
         n_train=(n_train, 1, 28709), n_public=(n_public, 1, 3589), n_private=(n_private, 1, 3589)
     )
 
@@ -322,7 +322,7 @@ def write_ferplus(
         wanted = []
         for k, (split, n) in enumerate(zip(_FOLDERS, (n_train, n_public, n_private))):
             wanted += _sample_images(k, split, n, seed)
-        images, rows = zip(*_by_subject(lambda _, image: _render_image(image, seed), wanted))
+        images, rows = zip(*map_subjects(lambda _, image: _render_image(image, seed), wanted))
         _number_rows(rows, [kind for *_, kind in wanted])
         _write_votes(folder / 'fer2013new.csv', rows)
         if form == 'csv':
@@ -330,11 +330,11 @@ def write_ferplus(
         else:
             for image, r in zip(images, rows):
                 if r['name']:
-                    _save(image, folder / 'Images' / _FOLDERS[r['split']] / r['name'])
+                    save_image(image, folder / 'Images' / _FOLDERS[r['split']] / r['name'])
         return [dict(r, expression=r['label'], posed=r['expression']) for r in rows]
 
     settings = dict(form=form, n_train=n_train, n_public=n_public, n_private=n_private, seed=seed)
-    return _write_twin(root, 'ferplus', settings, fill)
+    return write_twin(root, 'ferplus', settings, fill)
 
 # %% ../../nbs/datasets/12_ferplus.ipynb #pixels-values
 _SIDE = 48

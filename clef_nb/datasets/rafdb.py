@@ -17,16 +17,16 @@ from .photographs import check_missing, check_unique, list_files, match_images
 from .registry import register_dataset
 from .texts import RAFDB_EXPRESSIONS
 from clef_nb.datasets.twins import (
-    _drawn,
-    _farther,
-    _published,
-    _save,
-    _snapshot,
-    _within,
-    _write_twin,
+    sample_expressions,
+    move_farther,
+    published_shares,
+    save_image,
+    wild_snapshot,
+    numbers_within,
+    write_twin,
 )
 from ..faces.render import render
-from ..faces.sequences import _by_subject, _stream, express
+from ..faces.sequences import map_subjects, random_stream, express
 
 # %% ../../nbs/datasets/10_rafdb.ipynb #twin-image
 def _image_name(split, i):
@@ -36,22 +36,22 @@ def _image_name(split, i):
 
 def _sample_labels(split, n, seed):
     "(split, position, expression) of each image, in the published shares"
-    names = _drawn(_stream(seed, 30, split == 'test'), n, _published('rafdb', split))
+    names = sample_expressions(random_stream(seed, 30, split == 'test'), n, published_shares('rafdb', split))
     return [(split, i, e) for i, e in enumerate(names)]
 
 
 def _write_image(folder, image, size, seed, original):
     "Render one image into the twin; returns the row of its truth"
     split, i, expression = image
-    s, aus, shot, row = _snapshot(
+    s, aus, shot, row = wild_snapshot(
         31, seed, int(split == 'test'), i, lambda s, rng: express(s, expression, rng)
     )
     name = _image_name(split, i)
     if original:
-        wide = render(s, aus, _farther(shot, 0.62), int(1.6 * size))
-        _save(wide, folder / f'Image/original/{name}.jpg')
+        wide = render(s, aus, move_farther(shot, 0.62), int(1.6 * size))
+        save_image(wide, folder / f'Image/original/{name}.jpg')
     path = f'Image/aligned/{name}_aligned.jpg'
-    _save(render(s, aus, replace(shot, roll=0.3 * shot.roll), size), folder / path)
+    save_image(render(s, aus, replace(shot, roll=0.3 * shot.roll), size), folder / path)
     return dict(path=path, split=split, expression=expression, coded=True, **row)
 
 # %% ../../nbs/datasets/10_rafdb.ipynb #twin-write-rafdb
@@ -70,11 +70,11 @@ def write_rafdb(
     Appears all at once or not at all. Raises FileExistsError for an existing folder and ValueError
     for impossible numbers.
     """
-    _within(n_train=(n_train, 1, 12271), n_test=(n_test, 1, 3068), size=(size, 16, 1024))
+    numbers_within(n_train=(n_train, 1, 12271), n_test=(n_test, 1, 3068), size=(size, 16, 1024))
 
     def fill(folder):
         images = _sample_labels('train', n_train, seed) + _sample_labels('test', n_test, seed)
-        rows = _by_subject(lambda _, x: _write_image(folder, x, size, seed, original), images)
+        rows = map_subjects(lambda _, x: _write_image(folder, x, size, seed, original), images)
         (folder / 'EmoLabel').mkdir()
         (folder / 'EmoLabel/list_patition_label.txt').write_text(
             '\n'.join(
@@ -85,7 +85,7 @@ def write_rafdb(
         return rows
 
     settings = dict(n_train=n_train, n_test=n_test, size=size, seed=seed, original=original)
-    return _write_twin(root, 'rafdb', settings, fill)
+    return write_twin(root, 'rafdb', settings, fill)
 
 # %% ../../nbs/datasets/10_rafdb.ipynb #list
 def _find_list(root):

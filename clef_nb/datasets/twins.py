@@ -26,9 +26,9 @@ from ..faces.people import sample_subject
 from ..faces.render import POSED, sample_shot
 from clef_nb.faces.sequences import (
     EXPRESSION_AUS,
-    _by_subject,
-    _stream,
-    _subject_frames,
+    map_subjects,
+    random_stream,
+    subject_frames,
     occurrence,
 )
 
@@ -157,7 +157,7 @@ def _write_codes(folder, layout, sequence, run):
 
 def _first_frame(seed, key, index, a):
     "Number of the first coded frame; some recordings begin at 1, some late"
-    rng = _stream(seed, key + 2, index, a)
+    rng = random_stream(seed, key + 2, index, a)
     start = int(rng.choice([1, 1, 1, 2440]) if a == 0 else rng.integers(1, 1200))
     return max(start, MARGIN + 1)
 
@@ -199,7 +199,7 @@ def write_tasks(
 
         def job(index, name):
             n = n_frames + 2 * MARGIN
-            images, rows = _subject_frames(
+            images, rows = subject_frames(
                 index, name, n, size, seed, behaviour, 1.0, profiles, key
             )
             images = images.reshape(len(profiles), -1, *images.shape[1:])
@@ -207,7 +207,7 @@ def write_tasks(
             _write_subject(tmp, layout, name, images, rows, starts)
             return rows
 
-        parts = _by_subject(job, layout.subjects[: settings['n_subjects']])
+        parts = map_subjects(job, layout.subjects[: settings['n_subjects']])
         return [row for part in parts for row in part]
 
     return write_twin(root, layout.dataset, settings, fill)
@@ -246,10 +246,10 @@ def wild_snapshot(key, seed, split, index, pose):
 
     `pose(subject, rng)` gives the intensities
     """
-    rng = _stream(seed, key, split, index)
+    rng = random_stream(seed, key, split, index)
     # now and then somebody comes back
     person = index if rng.random() < 0.9 else int(rng.integers(index + 1))
-    who = _stream(seed, key + 1, split, person)
+    who = random_stream(seed, key + 1, split, person)
     s = sample_subject(
         who, f'{"FM"[who.integers(2)]}{split}{person:06d}', looks=dict(age=float(who.random()))
     )

@@ -42,7 +42,10 @@ def load_head() -> Head:
             f'{path} is missing: reinstall clef_nb, or build it with tools/pack_head.py'
         )
     with np.load(path) as z:
-        family = lambda k: dict(zip(z[f'{k}_names'].tolist(), z[k].astype(np.float32)))
+
+        def family(k):
+            return dict(zip(z[f'{k}_names'].tolist(), z[k].astype(np.float32)))
+
         return Head(
             z['vertices'],
             z['triangles'].astype(np.int32),
@@ -104,10 +107,10 @@ def au_deltas() -> np.ndarray:
 
 
 def identity(
-    macro: dict = {},  # macro target -> weight; weights of one person sum to 1
+    macro: dict | None = None,  # macro target -> weight; weights of one person sum to 1
     # trait -> value in -1..1; a positive value takes the trait's `-incr` (`-up`, `-out`,
     # ...) target, a negative one its opposite
-    shape: dict = {},
+    shape: dict | None = None,
 ) -> np.ndarray:  # [V, 3] the neutral face of one person
     """Blend a person's neutral face, with the eyes on the x axis and the distance from eyes to
     mouth as in the base mesh (as an aligned face crop has it).
@@ -116,9 +119,9 @@ def identity(
     """
     head = load_head()
     v = head.vertices.copy()
-    for name, w in macro.items():
+    for name, w in (macro or {}).items():
         v += w * head.macro[name]
-    for name, w in shape.items():
+    for name, w in (shape or {}).items():
         target = shape_traits()[name][0 if w >= 0 else 1]
         v += abs(w) * head.shape[target]
     return align(v)
@@ -141,7 +144,7 @@ def shape_traits() -> dict:
             pairs[stem] = (n, other)
     return pairs
 
-
+# %% ../../nbs/faces/00_mesh.ipynb #align
 @lru_cache(maxsize=1)
 def _landmarks():
     "Vertex numbers of the left eyeball, the right eyeball, and the mouth line"
@@ -170,8 +173,11 @@ def align(
 
 # %% ../../nbs/faces/00_mesh.ipynb #raster
 @njit(cache=True, fastmath=True, nogil=True)
-def vertex_normals(v, triangles):
-    "Smooth normals `[V, 3]` of unit length"
+def vertex_normals(
+    v: np.ndarray,  # [V, 3] positions
+    triangles: np.ndarray,  # [T, 3] vertex numbers
+) -> np.ndarray:  # [V, 3] of unit length
+    "Smooth normals."
     n = np.zeros_like(v)
     for f in range(len(triangles)):
         a, b, c = triangles[f]
@@ -189,38 +195,34 @@ def vertex_normals(v, triangles):
         n[k, 2] *= r
     return n
 
+# %% ../../nbs/faces/00_mesh.ipynb #rasterise
+@njit(cache=True, fastmath=True, nogil=True)
+def _pixels_between(low, high, size):
+    "First and last pixel whose centre lies between"
+    return max(0, int(math.floor(low - 0.5)) + 1), min(size - 1, int(math.floor(high - 0.5)))
+
 
 @njit(cache=True, fastmath=True, nogil=True)
-def rasterise(screen, triangles, fade, size):
-    """Z-buffer: for each pixel the nearest triangle (-1: none) and its barycentric weights.
-
-    `screen` [V, 3]: x right and y down in pixels, z towards the camera. `fade` [V]: pixels where it
-    exceeds 1 are left out (lash tips).
-    """
+def rasterise(
+    screen: np.ndarray,  # [V, 3] x right and y down in pixels, z towards the camera
+    triangles: np.ndarray,  # [T, 3] vertex numbers
+    fade: np.ndarray,  # [V] pixels where it exceeds 1 are left out (lash tips)
+    size: int,  # pixels
+) -> tuple:  # [size, size] the nearest triangle, -1 for none; [size, size, 2] its weights
+    "Z-buffer: for each pixel the nearest triangle and its barycentric weights."
     depth = np.full((size, size), np.float32(-1e9))
     tri = np.full((size, size), -1, np.int32)
     bary = np.zeros((size, size, 2), np.float32)
     for f in range(len(triangles)):
         a, b, c = triangles[f]
-        x0, y0, x1, y1, x2, y2 = (
-            screen[a, 0],
-            screen[a, 1],
-            screen[b, 0],
-            screen[b, 1],
-            screen[c, 0],
-            screen[c, 1],
-        )
+        x0, y0 = screen[a, 0], screen[a, 1]
+        x1, y1 = screen[b, 0], screen[b, 1]
+        x2, y2 = screen[c, 0], screen[c, 1]
         area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
         if area >= 0:
             continue
-        left, right = (
-            max(0, int(math.floor(min(x0, x1, x2) - 0.5)) + 1),
-            min(size - 1, int(math.floor(max(x0, x1, x2) - 0.5))),
-        )
-        top, bottom = (
-            max(0, int(math.floor(min(y0, y1, y2) - 0.5)) + 1),
-            min(size - 1, int(math.floor(max(y0, y1, y2) - 0.5))),
-        )
+        left, right = _pixels_between(min(x0, x1, x2), max(x0, x1, x2), size)
+        top, bottom = _pixels_between(min(y0, y1, y2), max(y0, y1, y2), size)
         if left > right or top > bottom:
             continue
         k = 1 / area
