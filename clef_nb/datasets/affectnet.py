@@ -35,17 +35,17 @@ from .registry import register_dataset
 from .texts import AFFECTNET_EXPRESSIONS
 from clef_nb.datasets.twins import (
     blend_poses,
-    sample_expressions,
-    move_farther,
     image_without_face,
+    move_farther,
+    numbers_within,
     published_shares,
+    sample_expressions,
     save_image,
     wild_snapshot,
-    numbers_within,
     write_twin,
 )
 from ..faces.render import FRAME, POSED, render
-from ..faces.sequences import EXPRESSION_AUS, map_subjects, random_stream, express
+from ..faces.sequences import EXPRESSION_AUS, express, map_subjects, random_stream
 
 # %% ../../nbs/datasets/11_affectnet.ipynb #circumplex
 # valence, arousal; our choice after Russell (1980)
@@ -145,11 +145,15 @@ def _write_image(folder, image, form, size, seed):
     split, i, expression, number = image
     later = split == 'validation'
     rng = random_stream(seed, 43, later, i)
-    s, aus, shot, row = wild_snapshot(41, seed, int(later), i, lambda s, rng: _pose(s, rng, expression))
+    s, aus, shot, row = wild_snapshot(
+        41, seed, int(later), i, lambda s, rng: _pose(s, rng, expression)
+    )
     # the whole image holds more than the face
     box = float(rng.uniform(0.6, 0.8)) if form == 'csv' else 1.0
     shot = move_farther(shot, box)
-    pixels = image_without_face(rng, size) if expression == 'no face' else render(s, aus, shot, size)
+    pixels = (
+        image_without_face(rng, size) if expression == 'no face' else render(s, aus, shot, size)
+    )
     valence, arousal = _affect_of(expression, aus, rng)
     if form == 'csv':
         path = f'Manually_Annotated_Images/{rng.integers(1, 1350)}/{rng.bytes(28).hex()}.jpg'

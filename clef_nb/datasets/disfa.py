@@ -9,6 +9,8 @@ __all__ = ['DISFA_SUBJECTS', 'DISFA_ACTIVITIES', 'write_disfa', 'disfa']
 import csv
 import re
 import warnings
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -34,11 +36,11 @@ from ..faces.sequences import map_subjects, random_stream, sequence
 
 # %% ../../nbs/datasets/09_disfa.ipynb #twin-write-disfa
 DISFA_SUBJECTS = take_in_turn(DISFA_PARTS)
+# task, emotion, and the activity of BP4D whose profile it has
 DISFA_ACTIVITIES = {
     'V1': ('Watch a funny clip', 'happiness', 'T1'),
     'V2': ('Watch a clip with a sudden turn', 'surprise', 'T3'),
     'V3': ('Watch a frightening clip', 'fear', 'T5'),
-    # task, emotion, and the activity of BP4D whose profile it has
     'V4': ('Watch a revolting clip', 'disgust', 'T8'),
     'V5': ('Watch a mournful clip', 'sadness', 'T2'),
 }
@@ -46,6 +48,67 @@ DISFA_ACTIVITIES = {
 _CAMERAS = {'left': -9.0, 'right': 9.0}
 
 
+def _disfa_parts(n_frames):
+    "(activity, first position, position after the last) within a video"
+    ends = [n_frames * (k + 1) // len(DISFA_ACTIVITIES) for k in range(len(DISFA_ACTIVITIES))]
+    return list(zip(DISFA_ACTIVITIES, [0] + ends, ends))
+
+
+def _disfa_shots(index, subject, n_frames, seed, room):
+    "Each frame of a subject's video: activity, AU intensities, shot"
+    for a, (activity, start, end) in enumerate(_disfa_parts(n_frames)):
+        rng = random_stream(seed, 21, index, a)
+        for x in sequence(subject, DISFA_ACTIVITIES[activity][2], end - start, rng):
+            shot = sample_shot(rng, 1.0)
+            shot.background, shot.ambient = room
+            yield activity, x, shot
+
+# %% ../../nbs/datasets/09_disfa.ipynb #twin-video
+def _save_views(tmp, name, subject, pose, shot, frame, settings):
+    "One frame as each camera sees it"
+    for camera in settings['cameras']:
+        side = camera.title()
+        view = replace(shot, yaw=shot.yaw + _CAMERAS[camera])
+        folder = tmp / f'Videos_{side}Camera/{side}Video{name}_comp'
+        save_image(render(subject, pose, view, settings['size']), folder / f'{frame}.jpg')
+
+
+def _write_disfa_labels(tmp, name, rows):
+    folder = tmp / f'ActionUnit_Labels/{name}'
+    folder.mkdir(parents=True)
+    for au in DISFA_CODED:
+        lines = [f'{r["frame"]},{int(r[f"AU{au}_intensity"])}\n' for r in rows]
+        (folder / f'{name}_au{au}.txt').write_text(''.join(lines))
+
+
+def _write_disfa_video(tmp, index, name, settings):
+    "Images and labels of one subject; returns the rows of the truth"
+    n_frames, seed = settings['frames_per_subject'], settings['seed']
+    behaviour = settings['habit_strength'], settings['expressiveness']
+    rng = random_stream(seed, 20, index)
+    s = sample_subject(rng, name.replace('SN', 'FM'[rng.integers(2)]), *behaviour)
+    room, rows = (tuple(rng.uniform(0.25, 0.75, 3)), float(rng.uniform(0.35, 0.6))), []
+    frames = _disfa_shots(index, s, n_frames, seed, room)
+    for frame, (activity, x, shot) in enumerate(islice(frames, n_frames - (name == 'SN010'))):
+        pose = dict(zip(POSED, x))
+        _save_views(tmp, name, s, pose, shot, frame, settings)
+        aus = {f'AU{au}_intensity': round(float(i), 3) for au, i in pose.items()}
+        about = dict(subject=name, activity=activity, frame=frame + 1, coded=True)
+        view = dict(yaw=round(shot.yaw, 2), pitch=round(shot.pitch, 2), glasses=s.words['glasses'])
+        rows.append(about | aus | view)
+    _write_disfa_labels(tmp, name, rows)
+    return rows
+
+
+def _write_disfa_activities(tmp, n_frames):
+    "The table of ranges, counted from 1"
+    with open(tmp / 'activities.csv', 'w', newline='') as f:
+        out = csv.writer(f)
+        out.writerow(['start', 'end', 'activity', 'task', 'emotion'])
+        for activity, start, end in _disfa_parts(n_frames):
+            out.writerow([start + 1, end, activity, *DISFA_ACTIVITIES[activity][:2]])
+
+# %% ../../nbs/datasets/09_disfa.ipynb #twin-write
 def write_disfa(
     root: str | Path,  # folder to make; refused when it exists
     n_subjects: int = 27,  # 1..27
@@ -72,65 +135,6 @@ def write_disfa(
     cameras = (cameras,) if isinstance(cameras, str) else tuple(cameras or ())
     if not cameras or set(cameras) - set(_CAMERAS):
         raise ValueError(f"cameras is {cameras!r}; choose 'left', 'right' or both")
-    ends = [
-        frames_per_subject * (k + 1) // len(DISFA_ACTIVITIES) for k in range(len(DISFA_ACTIVITIES))
-    ]
-
-    def fill(tmp):
-        def job(index, name):
-            rng = random_stream(seed, 20, index)
-            s = sample_subject(
-                rng, name.replace('SN', 'FM'[rng.integers(2)]), habit_strength, expressiveness
-            )
-            background, ambient, rows = (
-                tuple(rng.uniform(0.25, 0.75, 3)),
-                float(rng.uniform(0.35, 0.6)),
-                [],
-            )
-            for a, (activity, start, end) in enumerate(zip(DISFA_ACTIVITIES, [0] + ends, ends)):
-                rng = random_stream(seed, 21, index, a)
-                for x in sequence(s, DISFA_ACTIVITIES[activity][2], end - start, rng):
-                    shot = sample_shot(rng, 1.0)
-                    shot.background, shot.ambient = background, ambient
-                    yaw = shot.yaw
-                    if (frame := len(rows)) == frames_per_subject - (name == 'SN010'):
-                        break
-                    for camera in cameras:
-                        shot.yaw = yaw + _CAMERAS[camera]
-                        side = camera.title()
-                        folder = tmp / f'Videos_{side}Camera/{side}Video{name}_comp'
-                        image = render(s, dict(zip(POSED, x)), shot, size)
-                        save_image(image, folder / f'{frame}.jpg')
-                    rows.append(
-                        dict(
-                            subject=name,
-                            activity=activity,
-                            frame=frame + 1,
-                            coded=True,
-                            **{f'AU{au}_intensity': round(float(i), 3) for au, i in zip(POSED, x)},
-                            yaw=round(yaw, 2),
-                            pitch=round(shot.pitch, 2),
-                            glasses=s.words['glasses'],
-                        )
-                    )
-            for au in DISFA_CODED:
-                file = tmp / f'ActionUnit_Labels/{name}/{name}_au{au}.txt'
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(
-                    ''.join(f'{r["frame"]},{int(r[f"AU{au}_intensity"])}\n' for r in rows)
-                )
-            return rows
-
-        with open(tmp / 'activities.csv', 'w', newline='') as f:
-            csv.writer(f).writerows(
-                [['start', 'end', 'activity', 'task', 'emotion']]
-                + [
-                    [start + 1, end, a, *DISFA_ACTIVITIES[a][:2]]
-                    for a, start, end in zip(DISFA_ACTIVITIES, [0] + ends, ends)
-                ]
-            )
-        return [r for part in map_subjects(job, DISFA_SUBJECTS[:n_subjects]) for r in part]
-
     settings = dict(
         n_subjects=n_subjects,
         frames_per_subject=frames_per_subject,
@@ -140,6 +144,14 @@ def write_disfa(
         expressiveness=expressiveness,
         cameras=list(cameras),
     )
+
+    def fill(tmp):
+        def job(index, name):
+            return _write_disfa_video(tmp, index, name, settings)
+
+        _write_disfa_activities(tmp, frames_per_subject)
+        return [r for part in map_subjects(job, DISFA_SUBJECTS[:n_subjects]) for r in part]
+
     return write_twin(root, 'disfa', settings, fill)
 
 # %% ../../nbs/datasets/09_disfa.ipynb #disfa-labels
@@ -224,62 +236,75 @@ def _check_ranges_header(path, header, rows):
         )
     return told
 
+# %% ../../nbs/datasets/09_disfa.ipynb #disfa-ranges
+def _check_range(path, lines, x, i):
+    "Refuse a range i that is none, or that overlaps the one before it"
+    (start, end), line = x[i].tolist(), lines[i]
+    if start < 1:
+        raise ValueError(
+            f'{path}, line {line}: the range starts at {start}; frames are counted from 1, as in'
+            ' the label files'
+        )
+    if end < start:
+        raise ValueError(
+            f'{path}, line {line}: the range ends at {end}, before its start at {start}; mend one'
+            ' of the two'
+        )
+    if i and start <= x[i - 1, 1]:
+        raise ValueError(
+            f'{path}, lines {lines[i - 1]} and {line}: the ranges {x[i - 1, 0]}-{x[i - 1, 1]} and'
+            f' {start}-{end} overlap; a frame belongs to one activity, so mend one of the two'
+        )
 
-def _ranges(path):
-    """Starts [n], ends [n] and activities [n] of a table of frame ranges, in the order of the
-    frames; its lines; the text of each activity
-    """
+
+def _range_texts(path, lines, activity, told):
+    "The text of each activity, from its (task, emotion)"
+    texts = {}
+    for line, name, words in zip(lines, activity, told):
+        text = '{}. The target emotion is {}.'.format(*(w.rstrip('.') for w in words))
+        if texts.setdefault(name, text) != text:
+            raise ValueError(
+                f'{path}, line {line}: the activity {name} has a second text, {text!r} beside'
+                f' {texts[name]!r}; give both lines the same, or another name to one'
+            )
+    return texts
+
+
+def _read_range_cells(path):
+    "Line numbers and the cells of each column of a table of frame ranges"
     lines, number = read_cells(path, '\n')
     cells = [[c.strip() for c in next(csv.reader(line, skipinitialspace=True))] for line in lines]
     same_width(path, cells, number)
     header, rows, number = cells[0], cells[1:], number[1:]
     told = _check_ranges_header(path, header, rows)
-    place = {c: header.index(c) for c in ('start', 'end', 'activity', *told)}
     for row, n in zip(rows, number):
-        for c in place:
-            if not row[place[c]]:
+        for c in ('start', 'end', 'activity', *told):
+            k = header.index(c)
+            if not row[k]:
                 raise ValueError(
-                    f'{path}, line {n}, column {place[c] + 1} ({c}) is empty; fill it in or delete'
-                    ' the line'
+                    f'{path}, line {n}, column {k + 1} ({c}) is empty; fill it in or delete the'
+                    ' line'
                 )
-    x = to_integers(
-        path,
-        [[row[place['start']], row[place['end']]] for row in rows],
-        number,
-        [f'{place[c] + 1} ({c})' for c in ('start', 'end')],
-        'a range is two frame numbers',
-    )
+    return number, header, rows, told
+
+
+def _ranges(path):
+    """Starts [n], ends [n] and activities [n] of a table of frame ranges, in the order of the
+    frames; its lines; the text of each activity
+    """
+    number, header, rows, told = _read_range_cells(path)
+    start, end, activity = (header.index(c) for c in ('start', 'end', 'activity'))
+    columns = [f'{k + 1} ({header[k]})' for k in (start, end)]
+    pairs = [[row[start], row[end]] for row in rows]
+    x = to_integers(path, pairs, number, columns, 'a range is two frame numbers')
     order = x[:, 0].argsort(kind='stable')
     x, rows, number = x[order], [rows[i] for i in order], [number[i] for i in order]
-    activity, texts = [row[place['activity']] for row in rows], {}
-    for i, (start, end) in enumerate(x.tolist()):
-        if start < 1:
-            raise ValueError(
-                f'{path}, line {number[i]}: the range starts at {start}; frames are counted from 1,'
-                ' as in the label files'
-            )
-        if end < start:
-            raise ValueError(
-                f'{path}, line {number[i]}: the range ends at {end}, before its start at {start};'
-                ' mend one of the two'
-            )
-        if i and start <= x[i - 1, 1]:
-            raise ValueError(
-                f'{path}, lines {number[i - 1]} and {number[i]}: the ranges'
-                f' {x[i - 1, 0]}-{x[i - 1, 1]} and {start}-{end} overlap; a frame belongs to one'
-                ' activity, so mend one of the two'
-            )
-        if told:
-            text = '{}. The target emotion is {}.'.format(
-                *(rows[i][place[c]].rstrip('.') for c in told)
-            )
-            if texts.setdefault(activity[i], text) != text:
-                raise ValueError(
-                    f'{path}, line {number[i]}: the activity {activity[i]} has a second text,'
-                    f' {text!r} beside {texts[activity[i]]!r}; give both lines the same, or another'
-                    ' name to one'
-                )
-    return x[:, 0], x[:, 1], np.array(activity, dtype=object), number, texts
+    for i in range(len(x)):
+        _check_range(path, number, x, i)
+    names = [row[activity] for row in rows]
+    words = [[row[header.index(c)] for c in told] for row in rows]
+    texts = _range_texts(path, number, names, words) if told else {}
+    return x[:, 0], x[:, 1], np.array(names, dtype=object), number, texts
 
 # %% ../../nbs/datasets/09_disfa.ipynb #disfa-folders
 def _camera_folders(root, camera):
@@ -327,7 +352,53 @@ def _check_disfa(aus, threshold, camera, first_image):
     if isinstance(first_image, bool) or first_image not in (None, 0, 1):
         raise ValueError(f'first_image is {first_image!r}; it must be 0 or 1, or None to look')
 
+# %% ../../nbs/datasets/09_disfa.ipynb #disfa-subjects
+def _disfa_subjects(root, camera):
+    "Subjects with labels; subject -> folder of its images"
+    labels = root / 'ActionUnit_Labels'
+    if not labels.is_dir():
+        raise FileNotFoundError(
+            f'{labels} does not exist; root must be the folder that holds ActionUnit_Labels, and'
+            f' {root} holds {", ".join(list_folders(root)[:5]) or "no folders"}'
+        )
+    coded = {s for s in list_folders(labels) if re.fullmatch(r'SN\d+', s, re.I)}
+    imaged = _camera_folders(root, camera)
+    if not coded:
+        raise FileNotFoundError(
+            f'{labels} holds no folders such as SN001; put the label files there'
+        )
+    if strange := sorted((coded | set(imaged)) - set(sum(DISFA_PARTS, []))):
+        raise ValueError(
+            f'{labels / strange[0] if strange[0] in coded else root / imaged[strange[0]]}:'
+            f' {strange[0]} is none of the 27 subjects of DISFA, SN001-SN032 without 14, 15, 19, 20'
+            ' and 22; rename or move the folder away'
+        )
+    if not imaged:
+        side = camera.capitalize()
+        raise FileNotFoundError(
+            f'{root} holds no frames of the {camera} camera; DISFA comes as videos, so extract the'
+            ' frames of each, the first as 0.jpg, into folders such as'
+            f' {root}/Videos_{side}Camera/{side}VideoSN001_comp'
+        )
+    return coded, imaged
 
+
+def _first_label(folder, images, first_image):
+    "How far labels, counted from 1, lie behind the images"
+    if images and first_image is None and 0 not in images:
+        raise ValueError(
+            f"{folder} begins with {images[min(images)]}, and DISFA's images are counted from 0,"
+            ' its labels from 1. If the frames were extracted counting from 1, as ffmpeg does, say'
+            ' first_image=1; if image 0 is merely not there, say first_image=0'
+        )
+    if first_image == 1 and 0 in images:
+        raise ValueError(
+            f'{folder} has an image 0 ({images[0]}), so its images are not counted from 1; leave'
+            ' first_image out, or number the folder anew'
+        )
+    return 1 - (first_image or 0)
+
+# %% ../../nbs/datasets/09_disfa.ipynb #disfa-add
 def _add_activities(df, root, activities, coded_frames):
     "Set the activity of each frame by a table of ranges, where there is one; returns the texts"
     texts = None
@@ -391,67 +462,18 @@ def disfa(
     aus = check_arguments(aus, DISFA_AUS, missing)
     _check_disfa(aus, threshold, camera, first_image)
     root = data_root(root, 'DISFA', 'CLEF_DISFA', 'ActionUnit_Labels and Videos_LeftCamera')
-    labels = root / 'ActionUnit_Labels'
-    if not labels.is_dir():
-        raise FileNotFoundError(
-            f'{labels} does not exist; root must be the folder that holds ActionUnit_Labels, and'
-            f' {root} holds {", ".join(list_folders(root)[:5]) or "no folders"}'
-        )
-    coded, imaged = (
-        {s for s in list_folders(labels) if re.fullmatch(r'SN\d+', s, re.I)},
-        _camera_folders(root, camera),
-    )
-    if not coded:
-        raise FileNotFoundError(
-            f'{labels} holds no folders such as SN001; put the label files there'
-        )
-    official = set(sum(DISFA_PARTS, []))
-    if strange := sorted((coded | set(imaged)) - official):
-        raise ValueError(
-            f'{labels / strange[0] if strange[0] in coded else root / imaged[strange[0]]}:'
-            f' {strange[0]} is none of the 27 subjects of DISFA, SN001-SN032 without 14, 15, 19, 20'
-            ' and 22; rename or move the folder away'
-        )
-    home = f'Videos_{camera.capitalize()}Camera'
-    if not imaged:
-        raise FileNotFoundError(
-            f'{root} holds no frames of the {camera} camera; DISFA comes as videos, so extract the'
-            ' frames of each, the first as 0.jpg, into folders such as'
-            f' {root / home}/{camera.capitalize()}VideoSN001_comp'
-        )
-
+    coded, imaged = _disfa_subjects(root, camera)
+    home = f'Videos_{camera.capitalize()}Camera/{camera.capitalize()}Video'
     runs, orphans = [], []
     for s in sorted(coded | set(imaged)):
-        folder = imaged.get(s, f'{home}/{camera.capitalize()}Video{s}_comp')
+        folder, labels = imaged.get(s, f'{home}{s}_comp'), root / 'ActionUnit_Labels' / s
         images = list_images(root / folder, prefix=True) if s in imaged else {}
-        if s not in coded:
-            if images:
-                orphans.append((labels / s, folder, len(images)))
-            continue
-        if images and first_image is None and 0 not in images:
-            n = min(images)
-            raise ValueError(
-                f"{root / folder} begins with {images[n]}, and DISFA's images are counted from 0,"
-                ' its labels from 1. If the frames were extracted counting from 1, as ffmpeg does,'
-                ' say first_image=1; if image 0 is merely not there, say first_image=0'
-            )
-        if first_image == 1 and 0 in images:
-            raise ValueError(
-                f'{root / folder} has an image 0 ({images[0]}), so its images are not counted from'
-                ' 1; leave first_image out, or number the folder anew'
-            )
-        runs.append(
-            CodedRun(
-                f'{s}_{camera}',
-                s,
-                None,
-                folder,
-                images,
-                *_disfa_labels(labels / s, s, aus),
-                labels / s,
-                1 - (first_image or 0),
-            )
-        )
+        if s in coded:
+            shift = _first_label(root / folder, images, first_image)
+            frame, y = _disfa_labels(labels, s, aus)
+            runs.append(CodedRun(f'{s}_{camera}', s, None, folder, images, frame, y, labels, shift))
+        elif images:
+            orphans.append((labels, folder, len(images)))
     coded_frames = np.unique(np.concatenate([r.frame for r in runs]))
     runs, paths, notes = pair_runs(root, runs, orphans, missing)
     y = np.concatenate([r.y for r in runs])

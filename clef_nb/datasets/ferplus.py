@@ -28,17 +28,17 @@ from .registry import register_dataset
 from .texts import FERPLUS_EXPRESSIONS
 from clef_nb.datasets.twins import (
     blend_poses,
-    sample_expressions,
     image_without_face,
     intensity_of,
+    numbers_within,
     published_shares,
+    sample_expressions,
     save_image,
     wild_snapshot,
-    numbers_within,
     write_twin,
 )
 from ..faces.render import POSED, render
-from ..faces.sequences import EXPRESSION_AUS, map_subjects, random_stream, express
+from ..faces.sequences import EXPRESSION_AUS, express, map_subjects, random_stream
 
 # %% ../../nbs/datasets/12_ferplus.ipynb #constants
 _USAGE = dict(Training='train', PublicTest='validation', PrivateTest='test')

@@ -17,7 +17,8 @@ from pathlib import Path
 @contextmanager
 def write_atomically(
     path: str | Path,  # file or folder that is to be there in full, or not at all
-    shared: bool = True,  # other processes may write it too; False: one name, so that a kill leaves one part
+    # other processes may write it too; False: one name, so that a kill leaves one part
+    shared: bool = True,
 ) -> Iterator[Path]:  # where to write it: a hidden path beside `path`, of the same suffix
     """Write a file or a folder that appears in full when the block ends.
 

@@ -17,16 +17,16 @@ from .photographs import check_missing, check_unique, list_files, match_images
 from .registry import register_dataset
 from .texts import RAFDB_EXPRESSIONS
 from clef_nb.datasets.twins import (
-    sample_expressions,
     move_farther,
+    numbers_within,
     published_shares,
+    sample_expressions,
     save_image,
     wild_snapshot,
-    numbers_within,
     write_twin,
 )
 from ..faces.render import render
-from ..faces.sequences import map_subjects, random_stream, express
+from ..faces.sequences import express, map_subjects, random_stream
 
 # %% ../../nbs/datasets/10_rafdb.ipynb #twin-image
 def _image_name(split, i):
@@ -36,7 +36,9 @@ def _image_name(split, i):
 
 def _sample_labels(split, n, seed):
     "(split, position, expression) of each image, in the published shares"
-    names = sample_expressions(random_stream(seed, 30, split == 'test'), n, published_shares('rafdb', split))
+    names = sample_expressions(
+        random_stream(seed, 30, split == 'test'), n, published_shares('rafdb', split)
+    )
     return [(split, i, e) for i, e in enumerate(names)]
 
 

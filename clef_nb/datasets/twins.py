@@ -23,13 +23,13 @@ from PIL import Image
 from .files import write_atomically
 from .texts import BP4D_PARTS, DISFA_PARTS, datasets, protocol
 from ..faces.people import sample_subject
-from ..faces.render import POSED, sample_shot
+from ..faces.render import POSED, Shot, sample_shot
 from clef_nb.faces.sequences import (
     EXPRESSION_AUS,
     map_subjects,
+    occurrence,
     random_stream,
     subject_frames,
-    occurrence,
 )
 
 # %% ../../nbs/datasets/06_twins.ipynb #within
@@ -199,9 +199,7 @@ def write_tasks(
 
         def job(index, name):
             n = n_frames + 2 * MARGIN
-            images, rows = subject_frames(
-                index, name, n, size, seed, behaviour, 1.0, profiles, key
-            )
+            images, rows = subject_frames(index, name, n, size, seed, behaviour, 1.0, profiles, key)
             images = images.reshape(len(profiles), -1, *images.shape[1:])
             starts = [_first_frame(seed, key, index, a) for a in range(len(profiles))]
             _write_subject(tmp, layout, name, images, rows, starts)
@@ -241,11 +239,14 @@ def published_shares(
     }
 
 # %% ../../nbs/datasets/06_twins.ipynb #wild-snapshot
-def wild_snapshot(key, seed, split, index, pose):
-    """One image in the wild: subject, intensities, shot and the row of its truth.
-
-    `pose(subject, rng)` gives the intensities
-    """
+def wild_snapshot(
+    key: int,  # which data set, so that no two share a subject
+    seed: int,  # of the whole
+    split: int,  # number of the split
+    index: int,  # of the image in its split
+    pose: Callable,  # pose(subject, rng) -> AU intensities
+) -> tuple:  # subject, intensities, shot, and the row of the truth
+    "One image in the wild."
     rng = random_stream(seed, key, split, index)
     # now and then somebody comes back
     person = index if rng.random() < 0.9 else int(rng.integers(index + 1))
@@ -267,10 +268,11 @@ def wild_snapshot(key, seed, split, index, pose):
     return s, aus, shot, row
 
 
-def move_farther(shot, z):
-    """The same shot from farther away: the face and what hides it shrink towards the point between
-    the eyes
-    """
+def move_farther(
+    shot: Shot,
+    z: float,  # 0..1, the size that is left
+) -> Shot:
+    "The same shot from farther away: face and patches shrink towards the point between the eyes."
     return replace(
         shot,
         zoom=z * shot.zoom,
@@ -289,32 +291,26 @@ def intensity_of(
     return max(aus.get(k, 0.0) for k in (au, f'L{au}', f'R{au}'))
 
 
-def blend_poses(a, b, share):
-    "Two poses at once, the second with a share of 0 to 1"
+def blend_poses(
+    a: dict,  # AU -> intensity
+    b: dict,
+    share: float,  # 0..1, of the second
+) -> dict:  # AU -> intensity
+    "Two poses at once."
     return {
         k: max(a.get(k, 0) * min(1, 2 - 2 * share), b.get(k, 0) * min(1, 2 * share))
         for k in {**a, **b}
     }
 
 
-def image_without_face(rng, size):
-    "An image without a face: noise or a soft colour"
+def image_without_face(
+    rng: np.random.Generator,
+    size: int,  # pixels
+) -> np.ndarray:  # uint8 [size, size, 3]
+    "Noise or a soft colour, where a data set holds images without a face."
     x = (
         rng.normal(size=(size, size, 3)) * rng.choice([3, 60])
         + rng.uniform(40, 215, 3)
         + np.linspace(-30, 30, size)[:, None, None] * rng.uniform(-1, 1)
     )
     return x.clip(0, 255).astype(np.uint8)
-
-# %% ../../nbs/datasets/06_twins.ipynb #old-names
-# the old names, until every writer uses the public ones
-_within = numbers_within
-_write_twin = write_twin
-_save = save_image
-_drawn = sample_expressions
-_published = published_shares
-_snapshot = wild_snapshot
-_farther = move_farther
-_of = intensity_of
-_blend_of = blend_poses
-_no_face = image_without_face
