@@ -3,6 +3,7 @@ bytes for the same seed; all at once or not at all.
 """
 
 import json
+import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,6 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import clef_nb.datasets.twins as synthface
 from clef_nb.datasets.affectnet import affectnet, write_affectnet
 from clef_nb.datasets.bp4d import bp4d, write_bp4d
 from clef_nb.datasets.bp4d_plus import bp4d_plus, write_bp4d_plus
@@ -27,10 +27,22 @@ from clef_nb.faces.people import sample_subject
 from clef_nb.faces.render import render
 from clef_nb.faces.sequences import EXPRESSION_AUS, express
 
+
 # a failure is shown at once; to shrink it would take minutes
-few = lambda n: settings(
-    max_examples=n, deadline=None, derandomize=True, database=None, phases=[Phase.generate]
-)
+def few(n):
+    return settings(
+        max_examples=n, deadline=None, derandomize=True, database=None, phases=[Phase.generate]
+    )
+
+
+def patch_everywhere(monkeypatch, name, replacement):
+    "Replace a function in every module of the package that uses it"
+    users = [m for n, m in sys.modules.items() if n.startswith('clef_nb.') and hasattr(m, name)]
+    assert users
+    for module in users:
+        monkeypatch.setattr(module, name, replacement)
+
+
 seeds, sizes = st.integers(0, 2**31), st.integers(16, 24)
 SMALL = {
     write_bp4d: dict(n_subjects=2, frames_per_sequence=1, size=16),
@@ -293,7 +305,10 @@ def test_same_seed_same_bytes(write, tmp_path):
         for name, seed in (('a', 3), ('b', np.int64(3)), ('c', 4))
     )
     assert a.keys() == b.keys() and all(a[k] == b[k] for k in a)
-    images = lambda f: {v for k, v in f.items() if k.endswith(('.jpg', '.png', 'fer2013.csv'))}
+
+    def images(f):
+        return {v for k, v in f.items() if k.endswith(('.jpg', '.png', 'fer2013.csv'))}
+
     assert images(a) and not images(a) & images(c)
 
 
@@ -313,7 +328,7 @@ def test_interruption_leaves_nothing(write, tmp_path, monkeypatch):
     def stop(*args, **kw):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(synthface, 'render', stop)
+    patch_everywhere(monkeypatch, 'render', stop)
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / 'twin', **SMALL[write])
     assert list(tmp_path.iterdir()) == []
@@ -359,7 +374,7 @@ def test_impossible_arguments(write, bad, words, tmp_path):
 
 
 def test_no_two_sets_share_a_person(tmp_path, monkeypatch):
-    "The same seed draws other people for each data set and for the captioned pictures"
+    "The same seed draws other people for each data set and for the captioned images"
     people = {}
 
     def watched(rng, *args, **kw):
@@ -367,7 +382,7 @@ def test_no_two_sets_share_a_person(tmp_path, monkeypatch):
         people.setdefault(who, set()).add(s.neutral.tobytes())
         return s
 
-    monkeypatch.setattr(synthface, 'sample_subject', watched)
+    patch_everywhere(monkeypatch, 'sample_subject', watched)
     for write in SMALL:
         who = write.__name__
         write(tmp_path / who, **SMALL[write])
@@ -376,7 +391,7 @@ def test_no_two_sets_share_a_person(tmp_path, monkeypatch):
     assert len(people) == 7 and sum(map(len, people.values())) == len(set().union(*people.values()))
 
 
-def test_most_pictures_in_the_wild_show_a_new_person(tmp_path):
+def test_most_images_in_the_wild_show_a_new_person(tmp_path):
     truth = pd.read_parquet(
         write_rafdb(tmp_path / 'twin', n_train=40, n_test=10, size=16) / 'truth.parquet'
     )

@@ -46,7 +46,14 @@ def texts():
         if not any(part.startswith(('.', '_')) for part in path.relative_to(ROOT).parts):
             cells = json.loads(path.read_text(encoding='utf-8'))['cells']
             yield path, '\n'.join(''.join(cell['source']) for cell in cells)
-    for pattern in ('*.md', 'Makefile', 'data/*.md', 'data/datasets.csv', 'benchmarks/*.md', '*/*.py'):
+    for pattern in (
+        '*.md',
+        'Makefile',
+        'data/*.md',
+        'data/datasets.csv',
+        'benchmarks/*.md',
+        '*/*.py',
+    ):
         for path in sorted(ROOT.glob(pattern)):
             yield path, path.read_text(encoding='utf-8')
     for folder in ('tests', 'nbs/playground'):
