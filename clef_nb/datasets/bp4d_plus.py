@@ -56,7 +56,7 @@ _BP4D_PLUS_COLUMNS = (
     28,
 )
 
-
+# %% ../../nbs/datasets/08_bp4d_plus.ipynb #twin-write-bp4d-plus-2
 def write_bp4d_plus(
     root: str | Path,  # folder to make; refused when it exists
     n_subjects: int = 12,  # 1..140
@@ -115,7 +115,7 @@ def _plus_folds(folds, seed, there):
             )
     return [[s for s in f if s in there] for f in lists]
 
-
+# %% ../../nbs/datasets/08_bp4d_plus.ipynb #bp4d-plus-2
 @register_dataset(
     'bp4d_plus',
     write=write_bp4d_plus,

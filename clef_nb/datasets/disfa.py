@@ -269,7 +269,7 @@ def _range_texts(path, lines, activity, told):
             )
     return texts
 
-
+# %% ../../nbs/datasets/09_disfa.ipynb #disfa-ranges-2
 def _read_range_cells(path):
     "Line numbers and the cells of each column of a table of frame ranges"
     lines, number = read_cells(path, '\n')

@@ -77,7 +77,7 @@ def check_frame_numbers(path, frame, number):
             ' two lines'
         )
 
-
+# %% ../../nbs/datasets/04_recordings.ipynb #occurrence-2
 def _occurrence(path, aus):
     "Frame numbers [n] and labels [n, K] (0, 1, or 9 for not coded) of one AU_OCC file"
     cells, number = read_cells(path)

@@ -297,7 +297,7 @@ def _skin_and_hair(at, curtain, maps, hair):
         shine += 0.10 * edge * (0.6 + 0.4 * strands[i, j])
     return (r, g, bl), dark, shine, gx, gy
 
-
+# %% ../../nbs/faces/02_render.ipynb #surface-2
 @njit(cache=True, fastmath=True, nogil=True)
 def _eye(u, v, third, iris):
     "Colour and darkness at a point of the eyeball"

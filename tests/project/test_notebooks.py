@@ -93,7 +93,7 @@ def test_notebook_is_small_and_cells_are_short(path):
     long = [
         f'{id}: {n} lines'
         for id, s, _ in cells(path)
-        if (n := s.count('\n') + 1) > (125 if '#| export' in s else 30)
+        if (n := s.count('\n') + 1) > (61 if '#| export' in s else 50)
     ]
     assert not long, f'{path.name}: {"; ".join(long)}'
 
