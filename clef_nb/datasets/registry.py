@@ -64,6 +64,13 @@ def _official():
     return {name: dict(row) for name, row in datasets().iterrows()}
 
 
+def _same_function(known, load):
+    "Is a loader the one that is known, defined again, or what a notebook makes of it?"
+    modules = {known.__module__, load.__module__}
+    again = len(modules) == 1 or '__main__' in modules
+    return again and known.__qualname__ == load.__qualname__
+
+
 def register_dataset(
     name: str,  # how load_dataset and the command line call it; lower case, no blanks
     write: Callable | None = None,  # (root, **sizes) -> Path: writes the synthetic twin
@@ -72,6 +79,7 @@ def register_dataset(
 ) -> Callable:  # decorator for the loader, which it returns as it is
     """Make a data set known to `load_dataset`, the check, the command line and the experiments.
 
+    A notebook cell that is run again replaces its own loader, and a module's of the same name.
     Raises ValueError for a name that another loader has, and for a set without a title.
     """
 
@@ -80,10 +88,7 @@ def register_dataset(
         if not row.get('title'):
             raise ValueError(f'{name} has no title; give about=dict(title=...), or a table row')
         known = _REGISTERED.get(name)
-        if known and (known.load.__module__, known.load.__qualname__) != (
-            load.__module__,
-            load.__qualname__,
-        ):
+        if known and not _same_function(known.load, load):
             raise ValueError(f'{name!r} is registered already, by {known.load.__module__}')
         texts = dict.fromkeys(ABOUT, '') | {'variable': f'CLEF_{name.upper()}'} | row
         _REGISTERED[name] = DataSet(name, load, write, about=texts, **more)

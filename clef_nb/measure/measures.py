@@ -281,6 +281,13 @@ def mean_over_subjects(
 MEASURES: dict[str, Measure] = {}
 
 
+def _same_measure(known, function, label, origin):
+    "Is a function the one that is known, defined again, or what a notebook makes of it?"
+    again = '__main__' in (function.__module__, known.origin.partition('.')[0])
+    same_names = (known.origin.rpartition('.')[2], known.label) == (function.__name__, label)
+    return known.origin == origin or again and same_names
+
+
 def measure(
     label: str,  # in tables and figures
     # Frames -> (weights [B, S] -> values); None: the mean over subjects of per_subject=True
@@ -291,14 +298,15 @@ def measure(
 ) -> Callable:  # decorator, which returns the function as it is
     """Make a function a measure of `leakage_report`, of its figures and of `clef leakage`.
 
-    A notebook cell that is run again replaces its own measure. Raises ValueError for a name that a
-    function of another name or module has.
+    A notebook cell that is run again replaces its own measure, and a module's where function and
+    label have the same names. Raises ValueError for a name that another function has.
     """
 
     def register(function):
         key = name or function.__name__
         origin = f'{function.__module__}.{function.__name__}'
-        if key in MEASURES and MEASURES[key].origin != origin:
+        known = MEASURES.get(key)
+        if known and not _same_measure(known, function, label, origin):
             raise ValueError(f'{key!r} is a measure already; choose another name')
         how = statistic or mean_over_subjects(function, least)
         MEASURES[key] = Measure(key, label, how, origin=origin, **more)

@@ -105,6 +105,18 @@ def test_a_name_is_taken_once():
         register_dataset('nameless')(another)
 
 
+def test_a_notebook_cell_that_is_run_again_replaces_its_loader():
+    def again(root=None):
+        return None
+
+    again.__module__ = '__main__'
+    with pytest.raises(ValueError, match='registered already'):
+        register_dataset('our_lab', about=ABOUT)(again)
+    again.__qualname__ = our_lab.__qualname__
+    register_dataset('our_lab', about=ABOUT)(again)
+    assert get_dataset('our_lab').load is again
+
+
 def test_list(capsys):
     assert main(['data', 'list']) == 0
     out = capsys.readouterr().out

@@ -1199,6 +1199,21 @@ def test_one_decorated_function_is_a_measure_everywhere():
         assert measure_label('spread') == 'spread' and 'spread' in measure_names(aus=False)
         with pytest.raises(ValueError, match='is a measure already'):
             measure('other', name='id_accuracy')(spread)
+        # a notebook's own, run again or beside its module; not one that only has the name
+        assert measure('spread', unit='cosine')(spread) is spread
+        theirs = MEASURES['id_accuracy']
+
+        def id_accuracy(z, subject, activity, per_subject=False):
+            return by_subject(z[:, 0], subject, sorted(set(subject)), per_subject)
+
+        id_accuracy.__module__ = '__main__'
+        with pytest.raises(ValueError, match='is a measure already'):
+            measure('something else')(id_accuracy)
+        try:
+            measure(theirs.label)(id_accuracy)
+            assert MEASURES['id_accuracy'].origin == '__main__.id_accuracy'
+        finally:
+            MEASURES['id_accuracy'] = theirs
     finally:
         MEASURES.pop('spread', None)
 
