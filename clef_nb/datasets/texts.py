@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['BP4D_PARTS', 'BP4D_AUS', 'BP4D_PLUS_SUBJECTS', 'BP4D_PLUS_CODED', 'DISFA_PARTS', 'DISFA_CODED', 'DISFA_AUS',
-           'RAFDB_EXPRESSIONS', 'AFFECTNET_EXPRESSIONS', 'FERPLUS_EXPRESSIONS', 'data_file', 'aus', 'expressions',
-           'activities', 'activity_texts', 'prompts', 'label_rows', 'name_texts', 'description_texts', 'datasets',
-           'protocol', 'published']
+           'RAFDB_EXPRESSIONS', 'AFFECTNET_EXPRESSIONS', 'FERPLUS_EXPRESSIONS', 'ABLATION_SWITCHES', 'data_file', 'aus',
+           'expressions', 'activities', 'activity_texts', 'prompts', 'label_rows', 'name_texts', 'description_texts',
+           'datasets', 'protocol', 'published', 'row_name']
 
 # %% ../../nbs/datasets/00_texts.ipynb #imports
 from importlib.resources import files
@@ -333,3 +333,15 @@ def published(
     if table not in known:
         raise ValueError(f'there is no published table {table!r}; choose one of {", ".join(known)}')
     return pd.read_csv(data_file(f'published_{table}.csv'))
+
+# %% ../../nbs/datasets/00_texts.ipynb #row-name
+# switch of the published ablation -> its column
+ABLATION_SWITCHES = dict(PA='pa', PI='pi', I='image_head', N='names', D='descriptions')
+
+
+def row_name(
+    # a row of `published('ablation')`: init, pa, pi, image_head, names, descriptions
+    row: pd.Series,
+) -> str:  # such as 'CLEF PA PI I N D'
+    "Name of a row of the ablation: where it began, and the switches that are on."
+    return ' '.join([row['init'], *(s for s, column in ABLATION_SWITCHES.items() if row[column])])

@@ -18,7 +18,7 @@ from torch import nn
 
 from ..datasets.frames import FrameTable
 from ..datasets.registry import get_dataset
-from ..datasets.texts import published
+from ..datasets.texts import published, row_name
 from .runner import grid, paired_differences, run_grid
 from .settings import recipe_of, stage_arguments
 from clef_nb.experiments.sources import (
@@ -28,7 +28,6 @@ from clef_nb.experiments.sources import (
     open_lab,
     open_source,
 )
-from ..figures.published import row_name
 from ..measure.intervals import jackknife_intervals, left_out_scores
 from ..measure.metrics import confusion
 from ..model.stages import align, pretrain, table_hash

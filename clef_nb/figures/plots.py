@@ -280,17 +280,21 @@ def _unit(measure):
     return _AXIS_NOTES.get(measure, m.unit if m else '')
 
 
+def _spelled_out(measures, there):
+    "Names of measures as reports have them: 'variance' are its shares, None all but these"
+    shares = [m for m in there if m.startswith('variance_')]
+    if measures is None:
+        return [m for m in there if m not in shares] or there
+    names = [shares if m == 'variance' and shares else [m] for m in measures]
+    return [m for parts in names for m in parts]
+
+
 def _chosen(reports, measures):
     "The columns to draw"
     if not reports:
         raise ValueError('no reports to draw: give a dict of name -> leakage_report(...)')
     there = list(dict.fromkeys(m for r in reports.values() for m in r['measure']))
-    shares = [m for m in there if m.startswith('variance_')]
-    if measures is None:
-        return [m for m in there if m not in shares] or there
-    chosen = []
-    for m in measures:
-        chosen += shares if m == 'variance' and shares else [m]
+    chosen = _spelled_out(measures, there)
     if absent := [m for m in chosen if m not in there]:
         raise ValueError(f'no report has the measure {absent[0]!r}, only {", ".join(there)}')
     if not chosen:
@@ -421,7 +425,7 @@ def _draw_shares(ax, i, name, report, first):
             ax.hlines(y, at + v.low, at + v.high, color=colour, lw=2)
             ax.plot(at + v.value, y, 'o', color=colour, ms=3)
 
-
+# %% ../../nbs/figures/00_plots.ipynb #plot-variance-function
 def plot_variance(
     reports: dict[str, pd.DataFrame],  # name of an embedding -> its `leakage_report`
     title: str = '',  # title of the figure
@@ -501,7 +505,7 @@ def _arranged(order, choices, points, half):
         put[i] = at[k], end[k]
     return total, put
 
-
+# %% ../../nbs/figures/00_plots.ipynb #place-names
 def _place(ax, points, names, colours, taken):
     """Write names beside their points [n, 2], each as near as it goes without covering a name or
     point, and if possible nothing of `taken` [k, 4] (all in pixels); a line leads to a name that
@@ -684,6 +688,22 @@ def plot_au_table(
     return fig
 
 # %% ../../nbs/figures/00_plots.ipynb #plot-log
+def _log_columns(log, columns):
+    "The columns of a log to draw, checked"
+    there = ', '.join(map(str, log))
+    if columns is None:
+        columns = [c for c in log if str(c).startswith('loss')]
+    if len(log) == 0:
+        raise ValueError('the log has no rows')
+    if not len(columns):
+        raise ValueError(
+            f'the log has no column that begins with loss, only {there}; name the columns'
+        )
+    if absent := [c for c in columns if c not in log]:
+        raise ValueError(f'the log has no column {absent[0]!r}, only {there}')
+    return list(columns)
+
+
 def plot_log(
     # one row a step; its column step, or else its index, is the x axis
     log: pd.DataFrame,
@@ -695,34 +715,16 @@ def plot_log(
 
     Raises ValueError when the log is empty or lacks a column.
     """
-    columns = [c for c in log if str(c).startswith('loss')] if columns is None else list(columns)
-    if len(log) == 0:
-        raise ValueError('the log has no rows')
-    if not columns:
-        raise ValueError(
-            f'the log has no column that begins with loss, only {", ".join(map(str, log))}; name'
-            ' the columns'
-        )
-    if absent := [c for c in columns if c not in log]:
-        raise ValueError(f'the log has no column {absent[0]!r}, only {", ".join(map(str, log))}')
+    columns = _log_columns(log, columns)
     x = log['step'] if 'step' in log else log.index
     fig, ax = new_figure(figsize=(7, 3))
     for i, c in enumerate(columns):
         colour = COLOURS[i % len(COLOURS)]
         ax.plot(x, log[c], color=colour, lw=0.6, alpha=0.4)
-        ax.plot(
-            x,
-            log[c].rolling(max(1, len(log) // 25), min_periods=1, center=True).mean(),
-            color=colour,
-            lw=2,
-            ls='-' if i % 2 == 0 else '--',
-            label=str(c),
-        )
-    ax.set(
-        xlabel='step',
-        ylabel='loss' if all(str(c).startswith('loss') for c in columns) else '',
-        title=title,
-    )
+        mean = log[c].rolling(max(1, len(log) // 25), min_periods=1, center=True).mean()
+        ax.plot(x, mean, color=colour, lw=2, ls=('-', '--')[i % 2], label=str(c))
+    losses = all(str(c).startswith('loss') for c in columns)
+    ax.set(xlabel='step', ylabel='loss' if losses else '', title=title)
     ax.legend(frameon=False, loc='upper left', bbox_to_anchor=(1, 1))
     sns.despine(ax=ax)
     return fig
@@ -730,18 +732,17 @@ def plot_log(
 # %% ../../nbs/figures/00_plots.ipynb #face-sheet
 def face_sheet(
     images: np.ndarray,  # images, [N, H, W, 3], uint8 or floats in 0..1
-    titles: list[str] | None = None,  # one text a image
+    titles: list[str] | None = None,  # one text an image
     columns: int = 8,  # images in a row
 ) -> Figure:  # all images in a grid
     """A sheet of images.
 
-    Raises ValueError for another shape and when there is not one title a image.
+    Raises ValueError for another shape and when there is not one title an image.
     """
-    n = len(images)
-    if n == 0 or np.ndim(images) != 4 or np.shape(images)[-1] != 3:
+    n, shape = len(images), np.shape(images)
+    if n == 0 or len(shape) != 4 or shape[-1] != 3:
         raise ValueError(
-            'images must be [N, H, W, 3] with one image or more, but their shape is'
-            f' {np.shape(images)}'
+            f'images must be [N, H, W, 3] with one image or more, but their shape is {shape}'
         )
     if titles is not None and len(titles) != n:
         raise ValueError(f'{len(titles)} titles for {n} images')
@@ -749,17 +750,13 @@ def face_sheet(
         raise ValueError(f'columns must be 1 or more, not {columns}')
     columns = min(columns, n)
     rows = math.ceil(n / columns)
-    side = min(1.15, WIDE / columns)
-    fig, axes = new_figure(
-        rows,
-        columns,
-        figsize=(side * columns, (side + (0 if titles is None else 0.23)) * rows),
-        squeeze=False,
-    )
+    side, above = min(1.15, WIDE / columns), 0 if titles is None else 0.23
+    size = (side * columns, (side + above) * rows)
+    fig, axes = new_figure(rows, columns, figsize=size, squeeze=False)
     for ax in axes.flat:
         ax.axis('off')
-    for i, ax in zip(range(n), axes.flat):
-        ax.imshow(images[i])
-        if titles is not None:
-            ax.set_title(str(titles[i]), fontsize=8, pad=2)
+    titles = [''] * n if titles is None else titles
+    for image, title, ax in zip(images, titles, axes.flat):
+        ax.imshow(image)
+        ax.set_title(str(title), fontsize=8, pad=2)
     return fig
