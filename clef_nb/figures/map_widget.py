@@ -5,9 +5,15 @@
 # %% auto #0
 __all__ = ['EmbeddingBrowser', 'embedding_browser']
 
+# %% ../../nbs/figures/04_map_widget.ipynb #extra
+from ..datasets.extras import require
+
+require('widgets', 'ipywidgets', user='clef_nb.figures.map_widget')
+
 # %% ../../nbs/figures/04_map_widget.ipynb #imports
 import base64
 import html
+from dataclasses import dataclass
 
 import ipywidgets as W
 import matplotlib
@@ -18,7 +24,7 @@ from matplotlib.figure import Figure
 
 from ..datasets import texts as facs
 from ..datasets.frames import FrameTable
-from .face_widget import jpeg_url
+from .face_widget import jpeg_bytes
 from .plots import COLOURS, new_figure, number_text, umap_2d
 
 # %% ../../nbs/figures/04_map_widget.ipynb #colour
@@ -39,49 +45,49 @@ def _hex(c):
     return matplotlib.colors.to_hex(c)
 
 
+def _quantity_colours(x, missing):
+    "Colours, shapes and the legend's two ends of numbers [N]"
+    viridis = matplotlib.colormaps['viridis']
+    low, high = (np.nanmin(x), np.nanmax(x)) if not missing.all() else (0, 1)
+    tint = viridis(np.nan_to_num((x - low) / max(high - low, 1e-9)))
+    legend = [(f'{v:g}', _hex(viridis(t)), 0) for v, t in ((low, 0.0), (high, 1.0))]
+    return np.where(missing, _NONE, [_hex(c) for c in tint]), np.zeros(len(x), int), legend
+
+
+def _category_colours(values, missing):
+    "Colours, shapes and legend of names [N]; thirty differ, the others are grey"
+    names = sorted(values[~missing].astype(str).unique())
+    looks = [(_hex(COLOURS[i % 10]), i // 5) for i in range(min(30, len(names)))]
+    looks += [(_NONE, 0)] * (len(names) - len(looks))
+    look = dict(zip(names, looks))
+    found = [(_NONE, 0) if m else look[str(v)] for v, m in zip(values, missing)]
+    legend = [(name, *look[name]) for name in names[:30]]
+    if len(names) > 30:
+        legend.append((f'{len(names) - 30} others', _NONE, 0))
+    tint, shape = zip(*found)
+    return np.array(tint), np.array(shape), legend
+
+
 def _colours(values):
     """Colour and shape of each frame, and the legend: rows of text, colour, shape; or, of a
     quantity, its two ends
     """
     values, missing = values.reset_index(drop=True), values.isna().to_numpy()
     if pd.api.types.is_float_dtype(values):
-        x = values.to_numpy(float)
-        low, high = (np.nanmin(x), np.nanmax(x)) if not missing.all() else (0, 1)
-        tint = matplotlib.colormaps['viridis'](np.nan_to_num((x - low) / max(high - low, 1e-9)))
-        ends = [
-            (f'{v:g}', _hex(matplotlib.colormaps['viridis'](t)), 0)
-            for v, t in ((low, 0.0), (high, 1.0))
-        ]
-        return (
-            np.where(missing, _NONE, [_hex(c) for c in tint]),
-            np.zeros(len(x), int),
-            ends + [('no value', _NONE, 0)] * bool(missing.any()),
-        )
-    names = sorted(values[~missing].astype(str).unique())
-    place = {n: i for i, n in enumerate(names)}
-    at = np.array([-1 if m else place[str(v)] for v, m in zip(values, missing)])
-    looks = [
-        (_hex(COLOURS[i % 10]), i // 5) if i < 30 else (_NONE, 0) for i in range(len(names))
-    ] + [(_NONE, 0)]
-    legend = (
-        [(n, *looks[i]) for i, n in enumerate(names[:30])]
-        + [(f'{len(names) - 30} others', _NONE, 0)] * (len(names) > 30)
-        + [('no value', _NONE, 0)] * bool(missing.any())
-    )
-    return np.array([looks[i][0] for i in at]), np.array([looks[i][1] for i in at]), legend
+        tint, shape, legend = _quantity_colours(values.to_numpy(float), missing)
+    else:
+        tint, shape, legend = _category_colours(values, missing)
+    if missing.any():
+        legend.append(('no value', _NONE, 0))
+    return tint, shape, legend
 
 
 def _outcomes(p, y):
     "What became of one label in each frame"
     said, known = p >= 0.5, ~np.isnan(y)
-    return pd.Series(
-        np.select(
-            [~known, said & (y == 1), said, y == 1],
-            [None, 'found', 'false alarm', 'missed'],
-            'rightly absent',
-        ),
-        dtype=object,
-    ).where(known)
+    cases = [~known, said & (y == 1), said, y == 1]
+    words = [None, 'found', 'false alarm', 'missed']
+    return pd.Series(np.select(cases, words, 'rightly absent'), dtype=object).where(known)
 
 # %% ../../nbs/figures/04_map_widget.ipynb #browser
 _SEND = (
@@ -95,14 +101,39 @@ _CHOOSE = (
 )
 _SIZE, _EDGE = (540, 420), 14
 _STYLE = """<style>
-.clef-browser .clef-map svg {display: block; background: #fff; border: 1px solid #bbb; cursor: crosshair}
+.clef-browser .clef-map svg {display: block; background: #fff; border: 1px solid #bbb;
+  cursor: crosshair}
 .clef-browser .clef-ring, .clef-browser .clef-ring * {pointer-events: none}
-.clef-browser .clef-legend .widget-html-content {line-height: 17px; font-size: 12px} .clef-browser .clef-legend span {margin-right: 12px; white-space: nowrap}
+.clef-browser .clef-legend .widget-html-content {line-height: 17px; font-size: 12px}
+.clef-browser .clef-legend span {margin-right: 12px; white-space: nowrap}
 .clef-browser .clef-legend svg {background: #fff; border-radius: 2px; vertical-align: -1px}
-.clef-browser .clef-neighbours .widget-html-content, .clef-browser .clef-texts .widget-html-content {line-height: 16px; font-size: 12px}
-.clef-browser .clef-neighbours button {border: 1px solid #8888; background: none; color: inherit; padding: 2px; margin: 0 4px 4px 0; font-size: 11px; cursor: pointer; width: 82px; vertical-align: top}
+.clef-browser .clef-neighbours .widget-html-content,
+  .clef-browser .clef-texts .widget-html-content {line-height: 16px; font-size: 12px}
+.clef-browser .clef-neighbours button {border: 1px solid #8888; background: none; color: inherit;
+  padding: 2px; margin: 0 4px 4px 0; font-size: 11px; cursor: pointer; width: 82px;
+  vertical-align: top}
 .clef-browser .clef-neighbours img {width: 76px; height: 76px; display: block; margin: auto}
 </style>"""
+
+# %% ../../nbs/figures/04_map_widget.ipynb #browser-class
+@dataclass
+class _Shown:
+    "What a browser shows, one row a frame"
+
+    images: np.ndarray  # uint8 [M, H, W, 3], of all frames that were given
+    rows: np.ndarray  # which of them are shown, [N]
+    z: np.ndarray  # their embeddings of length one, [N, D]
+    xy: np.ndarray  # their positions on the map, [N, 2]
+    df: pd.DataFrame  # their rows of the table
+    columns: dict  # name -> what can colour the dots, a Series [N]
+    judged: list | None  # what predictions say of each frame, in lines; None without predictions
+    texts: dict  # activity -> text
+    neighbours: int  # how many are shown
+
+
+def _thumbnail(image):
+    "An image as a data URL"
+    return 'data:image/jpeg;base64,' + base64.b64encode(jpeg_bytes(image)).decode()
 
 
 class EmbeddingBrowser(W.VBox):
@@ -113,232 +144,21 @@ class EmbeddingBrowser(W.VBox):
     map; `neighbours` is a table of the chosen frame's neighbours.
     """
 
-    def __init__(
-        self, images, z, xy, rows, df, columns, labels, truth, predictions, texts, k, colour
-    ):
-        (
-            self._images,
-            self._z,
-            self._rows,
-            self._df,
-            self._columns,
-            self._labels,
-            self._truth,
-            self._predictions,
-            self._texts,
-            self._k,
-        ) = (
-            images,
-            z,
-            rows,
-            df,
-            columns,
-            labels,
-            truth,
-            predictions,
-            texts,
-            min(k, len(rows) - 1),
-        )
-        low, high = xy.min(0), xy.max(0)
-        u = (xy - low) / np.maximum(high - low, 1e-9)
+    def __init__(self, shown, colour):
+        self._shown = shown
+        low, high = shown.xy.min(0), shown.xy.max(0)
+        u = (shown.xy - low) / np.maximum(high - low, 1e-9)
         # pixels
         self._xy = _EDGE + np.stack([u[:, 0], 1 - u[:, 1]], 1) * (np.array(_SIZE) - 2 * _EDGE)
-        self.colour = W.Dropdown(
-            options=list(columns),
-            value=colour,
-            description='colour',
-            layout=W.Layout(width='250px'),
-        )
-        self.colour.add_class('clef-colour')
-        self.frame = W.BoundedIntText(
-            0, min=0, max=len(rows) - 1, description='frame', layout=W.Layout(width='160px')
-        )
-        self.frame.add_class('clef-frame')
-        self.previous, self.next = (
-            W.Button(description=d, layout=W.Layout(width='86px')) for d in ('previous', 'next')
-        )
-        hidden = dict(layout=W.Layout(display='none'))
-        self.point, self.hover = W.Text(**hidden), W.Text(**hidden)
-        self.point.add_class('clef-point')
-        self.hover.add_class('clef-hover')
-        self.map, self.ring, self.legend, self.texts, self.thumbnails, self.preview = (
-            W.HTML(),
-            W.HTML(),
-            W.HTML(layout=W.Layout(width=f'{_SIZE[0]}px')),
-            W.HTML(),
-            W.HTML(),
-            W.HTML(layout=W.Layout(width='260px')),
-        )
-        for w, name in (
-            (self.map, 'clef-map'),
-            (self.ring, 'clef-ring'),
-            (self.legend, 'clef-legend'),
-            (self.texts, 'clef-texts'),
-            (self.preview, 'clef-texts'),
-            (self.thumbnails, 'clef-neighbours'),
-        ):
-            w.add_class(name)
-        for w in (self.map, self.ring):
-            w.layout = W.Layout(grid_area='1 / 1 / 2 / 2', margin='0')
-        self.face = W.Image(format='jpeg', layout=W.Layout(width='140px', height='140px'))
-        self.face.add_class('clef-face')
-        chosen = W.HBox(
-            [self.face, W.Box([self.texts], layout=W.Layout(width='260px', margin='0 0 0 10px'))]
-        )
-        right = W.VBox(
-            [chosen, self.thumbnails, self.preview],
-            layout=W.Layout(width='420px', margin='0 0 0 12px'),
-        )
-        left = W.VBox(
-            [
-                W.GridBox(
-                    [self.map, self.ring],
-                    layout=W.Layout(grid_template_columns=f'{_SIZE[0] + 2}px'),
-                ),
-                self.legend,
-            ]
-        )
-        super().__init__(
-            [
-                W.HTML(_STYLE, layout=W.Layout(display='none')),
-                W.HBox([self.colour, self.frame, self.previous, self.next]),
-                W.HBox([left, right], layout=W.Layout(flex_flow='row wrap')),
-                self.point,
-                self.hover,
-            ]
-        )
+        self._make_controls(colour)
+        self._make_views()
+        style = W.HTML(_STYLE, layout=W.Layout(display='none'))
+        controls = W.HBox([self.colour, self.frame, self.previous, self.next])
+        super().__init__([style, controls, self._arranged(), self.point, self.hover])
         self.add_class('clef-browser')
-        self.colour.observe(self._paint, 'value')
-        self.frame.observe(self._choose, 'value')
-        self.point.observe(lambda c: setattr(self.frame, 'value', self._nearest(c['new'])), 'value')
-        self.hover.observe(self._peek, 'value')
-        for button, step in ((self.previous, -1), (self.next, 1)):
-            button.on_click(
-                lambda _, step=step: setattr(
-                    self.frame, 'value', (self.frame.value + step) % len(self._rows)
-                )
-            )
+        self._listen()
         self._paint()
         self._choose()
-
-    def _nearest(self, place):
-        "The dot nearest to 'x,y'; the chosen frame where that is no place"
-        try:
-            x, y = (float(v) for v in place.split(','))
-        except ValueError:
-            return self.frame.value
-        return int(((self._xy - np.array([x, y]) * _SIZE) ** 2).sum(1).argmin())
-
-    def _paint(self, change=None):
-        tint, shape, legend = _colours(self._columns[self.colour.value])
-        # grey below, no group on top
-        order = np.random.default_rng(0).permutation(len(tint))
-        order = order[np.argsort(tint[order] != _NONE, kind='stable')]
-        dots = ''.join(
-            f'<path d="M{self._xy[i, 0] - 3:.1f} {self._xy[i, 1]:.1f}{_SHAPES[shape[i]]}"'
-            f' fill="{tint[i]}"/>'
-            for i in order
-        )
-        w, h = _SIZE
-        self.map.value = (
-            f'<svg width="{w}" height="{h}" role="img" aria-label="map of {len(tint)} frames,'
-            f' coloured by {html.escape(self.colour.value)}" onclick="{_SEND % "point"}"'
-            f' onpointermove="if(event.timeStamp-(this.last||0)>80){{this.last=event.timeStamp;{_SEND % "hover"}}}"><g'
-            f' fill-opacity=".85">{dots}</g></svg>'
-        )
-        self.legend.value = f'<b>{html.escape(self.colour.value)}</b> ' + ''.join(
-            f'<span><svg width="10" height="12"><path d="M2 6{_SHAPES[s]}" fill="{c}"/></svg>'
-            f' {html.escape(str(t))}</span>'
-            for t, c, s in legend
-        )
-
-    def _about(self, i):
-        "What is known of a frame, as HTML"
-        row, out = self._df.iloc[i], [f'<b>row {self._rows[i]} of the table</b>']
-        out += [
-            f'{c}: {html.escape(str(row[c]))}'
-            for c in ('subject', 'expression')
-            if c in row and pd.notna(row[c])
-        ]
-        if 'activity' in row and pd.notna(row['activity']):
-            out.append(
-                f'{html.escape(str(row["activity"]))}:'
-                f' {html.escape(self._texts.get(row["activity"], "no text"))}'
-            )
-        au = [c for c in self._columns if c.startswith('AU') and c[2:].isdecimal()]
-        if au:
-            names = facs.aus()['name']
-            on = [
-                f'{c} {names.get(int(c[2:]), "")}' for c in au if pd.notna(row[c]) and row[c] == 1
-            ]
-            out.append(
-                'present: '
-                + (', '.join(on) or 'no action unit')
-                + (f'; not coded: {n}' if (n := sum(pd.isna(row[c]) for c in au)) else '')
-            )
-        if self._predictions is not None:
-            if self._truth.ndim == 1:
-                out.append(f'recognised as {self._labels[self._predictions[i].argmax()]}')
-            else:
-                out += [
-                    f'{what}: ' + (', '.join(ls) or 'none')
-                    for what in ('missed', 'false alarm')
-                    for ls in [
-                        [
-                            line
-                            for line in self._labels
-                            if self._columns[f'{line} outcome'].iloc[i] == what
-                        ]
-                    ]
-                ]
-        return '<br>'.join(out)
-
-    def _choose(self, change=None):
-        i, near = self.frame.value, self.neighbours
-        self.face.value, self.texts.value = jpeg_url(self._images[self._rows[i]]), self._about(i)
-        buttons = []
-        for n in near.itertuples():
-            data = base64.b64encode(jpeg_url(self._images[n.row])).decode()
-            who = ' '.join(str(getattr(n, c)) for c in ('subject', 'activity') if hasattr(n, c))
-            buttons.append(
-                f'<button onclick="{_CHOOSE % n.frame}" title="frame {n.frame}, cosine'
-                f' {number_text(n.cosine)}"><img alt="frame {n.frame}"'
-                f' src="data:image/jpeg;base64,{data}">{html.escape(who)}<br>{number_text(n.cosine)}</button>'
-            )
-        says = [
-            f'same {c} {n} of {self._k} (chance {chance:.1f})'
-            for c, (n, chance) in self.shared().items()
-        ]
-        self.thumbnails.value = (
-            '<b>nearest neighbours</b>, with their'
-            f' cosine{": " if says else ""}{", ".join(says)}<br>{"".join(buttons)}'
-        )
-        (x, y), w, h = self._xy[i], *_SIZE
-        lines = ''.join(
-            f'<path d="M{x:.0f} {y:.0f}L{a:.0f} {b:.0f}" stroke="#333" stroke-width=".8"/><circle'
-            f' cx="{a:.0f}" cy="{b:.0f}" r="6" fill="none" stroke="#333"/>'
-            for a, b in self._xy[near['frame']]
-        )
-        self.ring.value = (
-            f'<svg width="{w}" height="{h}" style="display:block">{lines}<circle cx="{x:.0f}"'
-            f' cy="{y:.0f}" r="8" fill="none" stroke="#000" stroke-width="2.5"/></svg>'
-        )
-
-    def _peek(self, change):
-        i = self._nearest(change['new'])
-        row = self._df.iloc[i]
-        data = base64.b64encode(jpeg_url(self._images[self._rows[i]])).decode()
-        says = ', '.join(
-            str(row[c])
-            for c in ('subject', 'activity', 'expression')
-            if c in row and pd.notna(row[c])
-        )
-        self.preview.value = (
-            '<img alt="the face under the pointer"'
-            ' style="width:76px;height:76px;float:left;margin-right:8px"'
-            f' src="data:image/jpeg;base64,{data}">under the pointer: frame'
-            f' {i}<br>{html.escape(says)}'
-        )
 
     def close(self):
         "Close this widget and all in it."
@@ -351,20 +171,208 @@ class EmbeddingBrowser(W.VBox):
         within(self)
         super().close()
 
+# %% ../../nbs/figures/04_map_widget.ipynb #browser-parts
+def _with_class(widget, name):
+    widget.add_class(name)
+    return widget
+
+
+@patch
+def _make_controls(self: EmbeddingBrowser, colour):
+    options = dict(options=list(self._shown.columns), value=colour, description='colour')
+    self.colour = _with_class(W.Dropdown(**options, layout=W.Layout(width='250px')), 'clef-colour')
+    most = len(self._shown.rows) - 1
+    number = W.BoundedIntText(
+        0, min=0, max=most, description='frame', layout=W.Layout(width='160px')
+    )
+    self.frame = _with_class(number, 'clef-frame')
+    small = W.Layout(width='86px')
+    self.previous = W.Button(description='previous', layout=small)
+    self.next = W.Button(description='next', layout=small)
+    hidden = W.Layout(display='none')
+    self.point = _with_class(W.Text(layout=hidden), 'clef-point')
+    self.hover = _with_class(W.Text(layout=hidden), 'clef-hover')
+
+
+@patch
+def _make_views(self: EmbeddingBrowser):
+    over = dict(grid_area='1 / 1 / 2 / 2', margin='0')
+    self.map = _with_class(W.HTML(layout=W.Layout(**over)), 'clef-map')
+    self.ring = _with_class(W.HTML(layout=W.Layout(**over)), 'clef-ring')
+    self.legend = _with_class(W.HTML(layout=W.Layout(width=f'{_SIZE[0]}px')), 'clef-legend')
+    self.texts = _with_class(W.HTML(), 'clef-texts')
+    self.preview = _with_class(W.HTML(layout=W.Layout(width='260px')), 'clef-texts')
+    self.thumbnails = _with_class(W.HTML(), 'clef-neighbours')
+    face = W.Image(format='jpeg', layout=W.Layout(width='140px', height='140px'))
+    self.face = _with_class(face, 'clef-face')
+
+
+@patch
+def _arranged(self: EmbeddingBrowser):
+    "Map and legend to the left; chosen face, neighbours and preview to the right"
+    told = W.Box([self.texts], layout=W.Layout(width='260px', margin='0 0 0 10px'))
+    right = W.VBox(
+        [W.HBox([self.face, told]), self.thumbnails, self.preview],
+        layout=W.Layout(width='420px', margin='0 0 0 12px'),
+    )
+    grid = W.Layout(grid_template_columns=f'{_SIZE[0] + 2}px')
+    left = W.VBox([W.GridBox([self.map, self.ring], layout=grid), self.legend])
+    return W.HBox([left, right], layout=W.Layout(flex_flow='row wrap'))
+
+# %% ../../nbs/figures/04_map_widget.ipynb #paint
+@patch
+def _paint(self: EmbeddingBrowser, change=None):
+    tint, shape, legend = _colours(self._shown.columns[self.colour.value])
+    # grey below, no group on top
+    order = np.random.default_rng(0).permutation(len(tint))
+    order = order[np.argsort(tint[order] != _NONE, kind='stable')]
+    dots = ''.join(
+        f'<path d="M{self._xy[i, 0] - 3:.1f} {self._xy[i, 1]:.1f}{_SHAPES[shape[i]]}"'
+        f' fill="{tint[i]}"/>'
+        for i in order
+    )
+    (w, h), name = _SIZE, html.escape(self.colour.value)
+    peek = f'if(event.timeStamp-(this.last||0)>80){{this.last=event.timeStamp;{_SEND % "hover"}}}'
+    self.map.value = (
+        f'<svg width="{w}" height="{h}" role="img" aria-label="map of {len(tint)} frames,'
+        f' coloured by {name}" onclick="{_SEND % "point"}" onpointermove="{peek}"><g'
+        f' fill-opacity=".85">{dots}</g></svg>'
+    )
+    keys = ''.join(
+        f'<span><svg width="10" height="12"><path d="M2 6{_SHAPES[s]}" fill="{c}"/></svg>'
+        f' {html.escape(str(t))}</span>'
+        for t, c, s in legend
+    )
+    self.legend.value = f'<b>{name}</b> {keys}'
+
+
+@patch
+def _nearest(self: EmbeddingBrowser, place):
+    "The dot nearest to 'x,y'; the chosen frame where that is no place"
+    try:
+        x, y = (float(v) for v in place.split(','))
+    except ValueError:
+        return self.frame.value
+    return int(((self._xy - np.array([x, y]) * _SIZE) ** 2).sum(1).argmin())
+
+
+@patch
+def _step(self: EmbeddingBrowser, by):
+    self.frame.value = (self.frame.value + by) % len(self._shown.rows)
+
+
+@patch
+def _listen(self: EmbeddingBrowser):
+    "What happens when a widget changes"
+    self.colour.observe(self._paint, 'value')
+    self.frame.observe(self._choose, 'value')
+    self.point.observe(lambda c: setattr(self.frame, 'value', self._nearest(c['new'])), 'value')
+    self.hover.observe(self._peek, 'value')
+    self.previous.on_click(lambda _: self._step(-1))
+    self.next.on_click(lambda _: self._step(1))
+
+# %% ../../nbs/figures/04_map_widget.ipynb #about
+def _au_text(row, aus):
+    "Which AUs are present, and how many were not coded"
+    names = facs.aus()['name']
+    on = [f'{c} {names.get(int(c[2:]), "")}' for c in aus if pd.notna(row[c]) and row[c] == 1]
+    missing = sum(pd.isna(row[c]) for c in aus)
+    text = 'present: ' + (', '.join(on) or 'no action unit')
+    return text + (f'; not coded: {missing}' if missing else '')
+
+
+@patch
+def _known(self: EmbeddingBrowser, i, *columns):
+    "column -> value of a frame, of those that it has"
+    row = self._shown.df.iloc[i]
+    return {c: row[c] for c in columns if c in row and pd.notna(row[c])}
+
+
+@patch
+def _about(self: EmbeddingBrowser, i):
+    "What is known of a frame, as HTML"
+    shown = self._shown
+    out = [f'row {shown.rows[i]} of the table']
+    out += [f'{c}: {v}' for c, v in self._known(i, 'subject', 'expression').items()]
+    for activity in self._known(i, 'activity').values():
+        out.append(f'{activity}: {shown.texts.get(activity, "no text")}')
+    if aus := _numbered(shown.df):
+        out.append(_au_text(shown.df.iloc[i], aus))
+    if shown.judged is not None:
+        out += shown.judged[i]
+    first, *others = (html.escape(line) for line in out)
+    return '<br>'.join([f'<b>{first}</b>', *others])
+
+# %% ../../nbs/figures/04_map_widget.ipynb #choose
+def _neighbour_button(image, neighbour):
+    "A neighbour to click: its face, who it is, and its cosine"
+    who = ' '.join(
+        str(getattr(neighbour, c)) for c in ('subject', 'activity') if hasattr(neighbour, c)
+    )
+    frame, cosine = neighbour.frame, number_text(neighbour.cosine)
+    return (
+        f'<button onclick="{_CHOOSE % frame}" title="frame {frame}, cosine {cosine}"><img'
+        f' alt="frame {frame}" src="{_thumbnail(image)}">{html.escape(who)}<br>{cosine}</button>'
+    )
+
+
+@patch
+def _draw_ring(self: EmbeddingBrowser, i, near):
+    "A ring around the chosen dot, and lines to its neighbours"
+    (x, y), (w, h) = self._xy[i], _SIZE
+    lines = ''.join(
+        f'<path d="M{x:.0f} {y:.0f}L{a:.0f} {b:.0f}" stroke="#333" stroke-width=".8"/><circle'
+        f' cx="{a:.0f}" cy="{b:.0f}" r="6" fill="none" stroke="#333"/>'
+        for a, b in self._xy[near]
+    )
+    self.ring.value = (
+        f'<svg width="{w}" height="{h}" style="display:block">{lines}<circle cx="{x:.0f}"'
+        f' cy="{y:.0f}" r="8" fill="none" stroke="#000" stroke-width="2.5"/></svg>'
+    )
+
+
+@patch
+def _choose(self: EmbeddingBrowser, change=None):
+    i, near, shown = self.frame.value, self.neighbours, self._shown
+    self.face.value, self.texts.value = jpeg_bytes(shown.images[shown.rows[i]]), self._about(i)
+    says = [
+        f'same {c} {n} of {len(near)} (chance {chance:.1f})'
+        for c, (n, chance) in self.shared().items()
+    ]
+    buttons = ''.join(_neighbour_button(shown.images[n.row], n) for n in near.itertuples())
+    head = '<b>nearest neighbours</b>, with their cosine' + (': ' if says else '')
+    self.thumbnails.value = f'{head}{", ".join(says)}<br>{buttons}'
+    self._draw_ring(i, near['frame'])
+
+
+@patch
+def _peek(self: EmbeddingBrowser, change):
+    "The frame under the pointer, small"
+    i = self._nearest(change['new'])
+    known = self._known(i, 'subject', 'activity', 'expression').values()
+    says = html.escape(', '.join(map(str, known)))
+    image = _thumbnail(self._shown.images[self._shown.rows[i]])
+    self.preview.value = (
+        '<img alt="the face under the pointer"'
+        f' style="width:76px;height:76px;float:left;margin-right:8px" src="{image}">under the'
+        f' pointer: frame {i}<br>{says}'
+    )
+
 # %% ../../nbs/figures/04_map_widget.ipynb #near
 @patch(as_prop=True)
 # columns frame, row, cosine, and subject, activity where they are known; the nearest first
 def neighbours(self: EmbeddingBrowser) -> pd.DataFrame:
-    i = self.frame.value
-    cos = self._z @ self._z[i]
+    "Nearest neighbours of the chosen frame."
+    i, shown = self.frame.value, self._shown
+    cos = shown.z @ shown.z[i]
     cos[i] = -np.inf
-    near = np.argpartition(-cos, self._k - 1)[: self._k]
+    near = np.argpartition(-cos, shown.neighbours - 1)[: shown.neighbours]
     near = near[np.argsort(-cos[near], kind='stable')]
-    keys = [c for c in ('subject', 'activity') if c in self._df]
-    return pd.DataFrame(
-        {'frame': near, 'row': self._rows[near], 'cosine': cos[near]}
-        | {c: self._df[c].to_numpy()[near] for c in keys}
-    )
+    out = pd.DataFrame({'frame': near, 'row': shown.rows[near], 'cosine': cos[near]})
+    for c in ('subject', 'activity'):
+        if c in shown.df:
+            out[c] = shown.df[c].to_numpy()[near]
+    return out
 
 
 @patch
@@ -372,82 +380,175 @@ def neighbours(self: EmbeddingBrowser) -> pd.DataFrame:
 # give)
 def shared(self: EmbeddingBrowser) -> dict:
     "How many of the neighbours share the chosen frame's subject, and its activity."
-    near, row, others = self.neighbours, self._df.iloc[self.frame.value], len(self._rows) - 1
-    return {
-        c: (
-            int((near[c] == row[c]).sum()),
-            len(near) * (int((self._df[c] == row[c]).sum()) - 1) / others,
-        )
-        for c in ('subject', 'activity')
-        if c in near and pd.notna(row[c])
-    }
+    near, df, out = self.neighbours, self._shown.df, {}
+    for c, own in self._known(self.frame.value, 'subject', 'activity').items():
+        share = (int((df[c] == own).sum()) - 1) / (len(df) - 1)
+        out[c] = int((near[c] == own).sum()), len(near) * share
+    return out
 
 # %% ../../nbs/figures/04_map_widget.ipynb #still-figure
 @patch
-def still(self: EmbeddingBrowser) -> Figure:  # a matplotlib figure
-    """What the widget shows, as a figure for a page without a kernel: the map, the chosen face and
-    its neighbours.
-    """
-    tint, shape, legend = _colours(self._columns[self.colour.value])
-    i, near = self.frame.value, self.neighbours
-    columns = 4
-    lines = 1 + -(-len(near) // columns)
-    fig, _ = new_figure(figsize=(9.8, 4.6))
-    fig.clear()
-    left, right = fig.subfigures(1, 2, width_ratios=[1.15, 1])
-    ax = left.subplots()
+def _still_map(self: EmbeddingBrowser, ax, near):
+    "The map with its legend, and lines from the chosen dot to its neighbours"
+    tint, shape, legend = _colours(self._shown.columns[self.colour.value])
+    i = self.frame.value
     for s in np.unique(shape):
-        ax.scatter(
-            *self._xy[shape == s].T, c=tint[shape == s], marker=_MARKS[s], s=12, linewidths=0
-        )
-    for j in near['frame']:
+        dots = shape == s
+        ax.scatter(*self._xy[dots].T, c=tint[dots], marker=_MARKS[s], s=12, linewidths=0)
+    for j in near:
         ax.plot(*self._xy[[i, j]].T, color='.2', lw=0.7)
     ax.scatter(*self._xy[i], s=110, facecolors='none', edgecolors='k', linewidths=2)
     ax.invert_yaxis()
     ax.set(xticks=[], yticks=[], title=f'colour: {self.colour.value}')
     ax.spines[:].set_color('.85')
-
-    def mark(t, c, s):
-        return matplotlib.lines.Line2D([], [], ls='', marker=_MARKS[s], color=c, label=str(t), ms=4)
-
-    ax.legend(
-        handles=[mark(*line) for line in legend[:16]]
-        + [mark(f'and {len(legend) - 16} more', _NONE, 0)] * (len(legend) > 16),
-        loc='upper center',
-        bbox_to_anchor=(0.5, 0),
-        ncols=6,
-        frameon=False,
-        fontsize='x-small',
-        handletextpad=0.1,
-        columnspacing=0.8,
-    )
-    axes = right.subplots(lines, columns, squeeze=False)
-    for a in axes.flat:
-        a.axis('off')
-    axes[0, 0].imshow(self._images[self._rows[i]])
-    axes[0, 0].set_title('chosen', fontsize=8, pad=2)
-    row = self._df.iloc[i]
-    says = [
-        str(row[c]) for c in ('subject', 'activity', 'expression') if c in row and pd.notna(row[c])
-    ] + [
-        f'same {c}: {n} of {self._k}, chance {chance:.1f}'
-        for c, (n, chance) in self.shared().items()
+    if len(legend) > 16:
+        legend = [*legend[:16], (f'and {len(legend) - 16} more', _NONE, 0)]
+    handles = [
+        matplotlib.lines.Line2D([], [], ls='', marker=_MARKS[s], color=c, label=str(t), ms=4)
+        for t, c, s in legend
     ]
+    small = dict(ncols=6, frameon=False, fontsize='x-small', handletextpad=0.1, columnspacing=0.8)
+    ax.legend(handles=handles, loc='upper center', bbox_to_anchor=(0.5, 0), **small)
+
+
+@patch
+def _still_faces(self: EmbeddingBrowser, axes, near):
+    "The chosen face, what is known of it, and its neighbours"
+    for ax in axes.flat:
+        ax.axis('off')
+    i, shown = self.frame.value, self._shown
+    axes[0, 0].imshow(shown.images[shown.rows[i]])
+    axes[0, 0].set_title('chosen', fontsize=8, pad=2)
+    says = [str(v) for v in self._known(i, 'subject', 'activity', 'expression').values()]
+    for c, (n, chance) in self.shared().items():
+        says.append(f'same {c}: {n} of {len(near)}, chance {chance:.1f}')
+    beside = dict(va='top', fontsize=9, transform=axes[0, 1].transAxes)
     # or it would push the columns apart
-    axes[0, 1].text(
-        0, 1, '\n'.join(says), va='top', fontsize=9, transform=axes[0, 1].transAxes
-    ).set_in_layout(False)
-    for a, n in zip(axes[1:].flat, near.itertuples()):
-        a.imshow(self._images[n.row])
-        a.set_title(
-            ' '.join(str(getattr(n, c)) for c in ('subject', 'activity') if hasattr(n, c))
-            + f'\n{number_text(n.cosine)}',
-            fontsize=8,
-            pad=2,
-        )
+    axes[0, 1].text(0, 1, '\n'.join(says), **beside).set_in_layout(False)
+    for ax, n in zip(axes[1:].flat, near.itertuples()):
+        ax.imshow(shown.images[n.row])
+        who = ' '.join(str(getattr(n, c)) for c in ('subject', 'activity') if hasattr(n, c))
+        ax.set_title(f'{who}\n{number_text(n.cosine)}', fontsize=8, pad=2)
+
+
+@patch
+def still(self: EmbeddingBrowser) -> Figure:  # a matplotlib figure
+    """What the widget shows, as a figure for a page without a kernel: the map, the chosen face and
+    its neighbours.
+    """
+    near, columns = self.neighbours, 4
+    fig, _ = new_figure(figsize=(9.8, 4.6))
+    fig.clear()
+    left, right = fig.subfigures(1, 2, width_ratios=[1.15, 1])
+    self._still_map(left.subplots(), near['frame'])
+    lines = 1 + -(-len(near) // columns)
+    self._still_faces(right.subplots(lines, columns, squeeze=False), near)
     return fig
 
 # %% ../../nbs/figures/04_map_widget.ipynb #make
+def _check_frames(images, **given):
+    "Images, and as many rows of all else"
+    shape, dtype = list(np.shape(images)), getattr(images, 'dtype', type(images).__name__)
+    if len(shape) != 4 or shape[-1] != 3 or dtype != np.uint8:
+        raise ValueError(f'images must be uint8 [N, H, W, 3], not {dtype} {shape}')
+    for name, x in given.items():
+        if x is not None and len(x) != len(images):
+            raise ValueError(f'{name} has {len(x)} rows for {len(images)} images; give one a frame')
+
+
+def _check_directions(z):
+    "Every embedding has a direction"
+    mend = 'embed that frame again or leave it out'
+    if (bad := ~np.isfinite(z).all(1)).any():
+        raise ValueError(f'row {bad.argmax()} of z has a value that is not finite; {mend}')
+    if (bad := np.linalg.norm(z, axis=1) == 0).any():
+        raise ValueError(f'row {bad.argmax()} of z is zero and has no direction; {mend}')
+
+
+def _check_positions(xy):
+    if np.ndim(xy) != 2 or np.shape(xy)[1] != 2:
+        raise ValueError(f'xy must be finite positions [N, 2], but its shape is {np.shape(xy)}')
+    if not np.isfinite(np.asarray(xy, float)).all():
+        raise ValueError('xy has a value that is not finite')
+
+
+def _numbered(df, ending=''):
+    "The AU columns of a table with that ending, by their numbers"
+    found = {}
+    for c in df:
+        number = c[2 : len(c) - len(ending)]
+        if c.startswith('AU') and c.endswith(ending) and number.isdecimal():
+            found[c] = int(number)
+    return sorted(found, key=found.get)
+
+
+def _colour_columns(df):
+    "name -> what a table has to colour dots by"
+    out = {
+        c: df[c]
+        for c in ('subject', 'activity', 'expression', 'split')
+        if c in df and df[c].notna().any()
+    }
+    for c in _numbered(df):
+        out[c] = df[c].astype('float').map({1.0: 'present', 0.0: 'absent'})
+    return out | {c: df[c].astype('float') for c in _numbered(df, '_intensity')}
+
+# %% ../../nbs/figures/04_map_widget.ipynb #judge
+def _named_predictions(predictions, aus):
+    "Predictions as a table with one column a label, checked"
+    if not isinstance(predictions, pd.DataFrame):
+        predictions = np.asarray(predictions, float)
+        if predictions.ndim != 2 or predictions.shape[1] != len(aus):
+            raise ValueError(
+                f'predictions of shape {predictions.shape} do not fit the AUs of the table,'
+                f' {", ".join(aus) or "none"}; give a DataFrame with one column a label'
+            )
+        predictions = pd.DataFrame(predictions, columns=aus)
+    p = predictions.astype(float).reset_index(drop=True)
+    if (bad := p.isna().any(axis=1).to_numpy()).any():
+        raise ValueError(f'row {bad.argmax()} of predictions has a value that is missing')
+    return p
+
+
+def _judge_aus(p, df):
+    "Columns that predictions of AUs add, and what they say of each frame"
+    truth = df[list(p)].to_numpy(float, na_value=np.nan)
+    wrong = ((p.to_numpy() >= 0.5) != (truth == 1)) & ~np.isnan(truth)
+    errors = pd.Series(wrong.sum(1).astype(float)).where(~np.isnan(truth).all(1))
+    outcomes = {label: _outcomes(p[label].to_numpy(), truth[:, k]) for k, label in enumerate(p)}
+    labels, table = np.array(list(p), object), pd.DataFrame(outcomes).to_numpy(object)
+    judged = [
+        [
+            f'{what}: {", ".join(labels[row == what]) or "none"}'
+            for what in ('missed', 'false alarm')
+        ]
+        for row in table
+    ]
+    return {'errors': errors} | {f'{k} outcome': x for k, x in outcomes.items()}, judged
+
+
+def _judge_expressions(p, df):
+    "The column that predictions of expressions add, and what they say of each frame"
+    predicted = np.array(list(p), object)[p.to_numpy().argmax(1)]
+    right = np.where(predicted == df['expression'].to_numpy(object), 'right', 'wrong')
+    errors = pd.Series(right, dtype=object).where(df['expression'].notna())
+    return {'errors': errors}, [[f'recognised as {name}'] for name in predicted]
+
+
+def _judge(p, df):
+    "Columns that predictions add, and what they say of each frame"
+    aus = _numbered(df)
+    if all(label in aus for label in p):
+        return _judge_aus(p, df)
+    strange = [label for label in p if label.startswith('AU') and label not in aus]
+    if 'expression' in df and not any(label.startswith('AU') for label in p):
+        return _judge_expressions(p, df)
+    raise ValueError(
+        f'predictions are of {", ".join(p)}, and the table has no column'
+        f' {(strange or ["expression"])[0]!r} to judge them by'
+    )
+
+# %% ../../nbs/figures/04_map_widget.ipynb #make-function
 def embedding_browser(
     images: np.ndarray,  # uint8 [N, H, W, 3], an array or a memmap
     z: np.ndarray,  # embeddings of these images, [N, D]
@@ -455,11 +556,10 @@ def embedding_browser(
     table: FrameTable | pd.DataFrame,
     # positions on the map [N, 2], such as t-SNE's; None makes a UMAP
     xy: np.ndarray | None = None,
-    # probabilities [N, K] as `Classifier.predict` returns them; they add errors to the colours
-    predictions: np.ndarray | None = None,
-    # what the K columns are, AUs or expressions; None: the AUs of the table, in the order of their
-    # numbers
-    labels: list[str] | None = None,
+    # probabilities [N, K], one column a label (AUs or expressions); they add errors to the colours.
+    # Of an array as `Classifier.predict` returns it, the columns are the AUs of the table, in the
+    # order of their numbers
+    predictions: pd.DataFrame | np.ndarray | None = None,
     # what colours the dots at first; None: the first that there is
     colour: str | None = None,
     neighbours: int = 8,  # neighbours shown, 1 or more
@@ -474,117 +574,29 @@ def embedding_browser(
     that are not there, and predictions that do not fit their labels.
     """
     df = (table.df if isinstance(table, FrameTable) else pd.DataFrame(table)).reset_index(drop=True)
-    images_shape, z = np.shape(images), np.asarray(z, dtype=np.float32)
-    if (
-        len(images_shape) != 4
-        or images_shape[-1] != 3
-        or getattr(images, 'dtype', None) != np.uint8
-    ):
-        raise ValueError(
-            'images must be uint8 [N, H, W, 3], not'
-            f' {getattr(images, "dtype", type(images).__name__)} {list(images_shape)}'
-        )
+    z = np.asarray(z, dtype=np.float32)
     if z.ndim != 2:
         raise ValueError(f'z must be frames by dimensions, but its shape is {z.shape}')
-    for name, n in (
-        ('z', len(z)),
-        ('table', len(df)),
-        ('xy', len(z if xy is None else xy)),
-        ('predictions', len(z if predictions is None else predictions)),
-    ):
-        if n != len(images):
-            raise ValueError(f'{name} has {n} rows for {len(images)} images; give one a frame')
-    if (bad := ~np.isfinite(z).all(1)).any():
-        raise ValueError(
-            f'row {bad.argmax()} of z has a value that is not finite; embed that frame again or'
-            ' leave it out'
-        )
-    if (bad := np.linalg.norm(z, axis=1) == 0).any():
-        raise ValueError(
-            f'row {bad.argmax()} of z is zero and has no direction; embed that frame again or leave'
-            ' it out'
-        )
-    if xy is not None and (
-        np.ndim(xy) != 2 or np.shape(xy)[1] != 2 or not np.isfinite(np.asarray(xy, float)).all()
-    ):
-        raise ValueError(
-            f'xy must be finite positions [N, 2], but its shape is {np.shape(xy)}'
-            if np.ndim(xy) != 2 or np.shape(xy)[1] != 2
-            else 'xy has a value that is not finite'
-        )
-    if (
-        isinstance(neighbours, bool)
-        or not isinstance(neighbours, (int, np.integer))
-        or neighbours < 1
-    ):
-        raise ValueError(f'neighbours is {neighbours!r}; it must be a whole number, 1 or more')
+    _check_frames(images, z=z, table=df, xy=xy, predictions=predictions)
+    _check_directions(z)
+    if isinstance(neighbours, bool) or not isinstance(neighbours, (int, np.integer)):
+        raise ValueError(f'neighbours is {neighbours!r}; it must be an integer, 1 or more')
+    if neighbours < 1:
+        raise ValueError(f'neighbours is {neighbours}; it must be 1 or more')
     if len(z) < 2:
         raise ValueError(f'{len(z)} frames are too few; give two or more')
     if xy is None:
         xy, rows = umap_2d(z, seed=seed, limit=limit)
     else:
+        _check_positions(xy)
         rows = np.sort(np.random.default_rng(seed).permutation(len(z))[:limit])
         xy = np.asarray(xy, float)[rows]
-    z = z[rows] / np.linalg.norm(z[rows], axis=1, keepdims=True)
-    df = df.iloc[rows].reset_index(drop=True)
-
-    def numbered(ending):
-        return sorted(
-            (
-                c
-                for c in df
-                if c.startswith('AU')
-                and c.endswith(ending)
-                and c[2 : len(c) - len(ending)].isdecimal()
-            ),
-            key=lambda c: int(c[2 : len(c) - len(ending)]),
-        )
-
-    au = numbered('')
-    columns = {
-        c: df[c]
-        for c in ('subject', 'activity', 'expression', 'split')
-        if c in df and df[c].notna().any()
-    }
-    columns |= {c: df[c].astype('float').map({1.0: 'present', 0.0: 'absent'}) for c in au} | {
-        c: df[c].astype('float') for c in numbered('_intensity')
-    }
-    truth = None
+    df, judged = df.iloc[rows].reset_index(drop=True), None
+    columns = _colour_columns(df)
     if predictions is not None:
-        predictions = np.asarray(predictions, float)
-        labels = list(au if labels is None else labels)
-        if predictions.ndim != 2 or predictions.shape[1] != len(labels):
-            raise ValueError(
-                'predictions must be [N, K] with one column a label, but their shape is'
-                f' {predictions.shape} and the labels are {", ".join(labels) or "none"}'
-            )
-        if np.isnan(predictions).any():
-            raise ValueError(
-                f'row {np.isnan(predictions).any(1).argmax()} of predictions has a value that is'
-                ' missing'
-            )
-        predictions = predictions[rows]
-        if all(label in au for label in labels):
-            truth = df[labels].to_numpy(float, na_value=np.nan)
-            columns['errors'] = pd.Series(
-                (((predictions >= 0.5) != (truth == 1)) & ~np.isnan(truth)).sum(1).astype(float)
-            ).where(~np.isnan(truth).all(1))
-            columns |= {
-                f'{label} outcome': _outcomes(predictions[:, k], truth[:, k])
-                for k, label in enumerate(labels)
-            }
-        elif 'expression' in df and not any(label.startswith('AU') for label in labels):
-            truth = df['expression'].to_numpy(object)
-            told = np.array(labels, object)[predictions.argmax(1)]
-            columns['errors'] = pd.Series(
-                np.where(told == truth, 'right', 'wrong'), dtype=object
-            ).where(df['expression'].notna())
-        else:
-            raise ValueError(
-                f'predictions are of {", ".join(labels)}, and the table has no column'
-                f' {next((label for label in labels if label.startswith("AU") and label not in au), "expression")!r}'
-                ' to judge them by'
-            )
+        p = _named_predictions(predictions, _numbered(df)).iloc[rows].reset_index(drop=True)
+        added, judged = _judge(p, df)
+        columns |= added
     if not columns:
         raise ValueError(
             f'the table has nothing to colour by, only {", ".join(map(str, df)) or "no columns"};'
@@ -594,18 +606,15 @@ def embedding_browser(
         raise ValueError(
             f'there is no column {colour!r} to colour by; choose from {", ".join(columns)}'
         )
-    texts = activities if activities is not None else getattr(table, 'activities', {})
-    return EmbeddingBrowser(
-        images,
-        z,
-        xy,
-        rows,
-        df,
-        columns,
-        labels,
-        truth,
-        predictions,
-        texts,
-        int(neighbours),
-        colour or next(iter(columns)),
+    shown = _Shown(
+        images=images,
+        rows=rows,
+        z=z[rows] / np.linalg.norm(z[rows], axis=1, keepdims=True),
+        xy=xy,
+        df=df,
+        columns=columns,
+        judged=judged,
+        texts=activities if activities is not None else getattr(table, 'activities', {}),
+        neighbours=min(int(neighbours), len(rows) - 1),
     )
+    return EmbeddingBrowser(shown, colour or next(iter(columns)))

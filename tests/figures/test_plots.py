@@ -11,17 +11,14 @@ import pandas as pd
 import pytest
 
 from clef_nb.figures.plots import (
-    _MEASURES,
-    before_after,
     plot_leakage,
     plot_pareto,
-    plot_selectivity,
     plot_variance,
     tsne_2d,
     umap_2d,
+    umap_panels,
 )
-from clef_nb.measure.leakage import leakage_report
-from clef_nb.measure.measures import make_embeddings
+from clef_nb.measure.leakage import measure_label
 
 NAMES = [
     'raw pixels',
@@ -120,7 +117,7 @@ def words(fig):
 def test_full_report_keeps_its_texts_apart(n, width):
     fig = plot_leakage(reports(n, width=width), 'A title')
     assert [ax.get_title().replace('\n', ' ') for ax in fig.axes if ax.axison] == [
-        _MEASURES[m] for m in report()['measure'] if m not in SHARES
+        measure_label(m) for m in report()['measure'] if m not in SHARES
     ]
     assert_apart(fig)
 
@@ -145,7 +142,7 @@ def test_any_number_of_measures_finds_a_panel(n):
     measures = report()['measure'].tolist()[:n]
     fig = plot_leakage(reports(2), measures=measures)
     assert [ax.get_title().replace('\n', ' ') for ax in fig.axes if ax.axison] == [
-        _MEASURES[m] for m in measures
+        measure_label(m) for m in measures
     ]
     assert_apart(fig)
 
@@ -208,7 +205,7 @@ def test_measures_of_ones_own_and_variance_by_request():
     assert [
         ax.get_title().replace('\n', ' ')
         for ax in plot_leakage({'A': own}, measures=['variance']).axes
-    ] == [_MEASURES[m] for m in SHARES]
+    ] == [measure_label(m) for m in SHARES]
     alone = own[own['measure'].isin(SHARES)]
     # nothing else to draw
     assert len(plot_leakage({'A': alone}).axes) == 4
@@ -425,125 +422,11 @@ def test_tsne_repeats_and_keeps_groups_together():
     assert (group[near] == group).mean() > 0.95
 
 
-def panels(**kw):
-    who, what = np.repeat([f'F{i}' for i in range(6)], 10), np.tile(['T1', 'T2'], 30)
-    return before_after(
-        made(),
-        made(seed=1),
-        who,
-        what,
-        pd.Series(np.arange(60) % 3 / 2.0, name='AU12_intensity'),
-        **{'method': 'tsne'} | kw,
-    )
-
-
-def test_before_after_colours_a_frame_alike_in_both_rows():
-    fig = panels(names=('instance pairs', 'activity, other subject and texts'))
-
-    def colours(ax):
-        return sorted(
-            map(
-                tuple,
-                np.concatenate([c.get_facecolors() for c in ax.collections]).round(3).tolist(),
-            )
-        )
-
-    for above, below in zip(fig.axes[:3], fig.axes[3:6]):
-        assert colours(above) == colours(below)
-    # six maps and one colour bar
-    assert len(fig.axes) == 7
-    assert fig.axes[3].get_ylabel() == 'activity, other subject\nand texts'
-    fig.draw_without_rendering()
-    # one size for all
-    assert np.allclose(
-        [ax.get_window_extent().width for ax in fig.axes[:6]],
-        fig.axes[0].get_window_extent().width,
-        atol=1,
-    )
-    assert [t.get_text() for t in fig.axes[3].get_legend().get_texts()] == [
-        f'F{i}' for i in range(6)
-    ]
-
-
-def test_before_after_refuses():
-    with pytest.raises(ValueError, match="not 'pca'"):
-        panels(method='pca')
-    with pytest.raises(ValueError, match='two'):
-        panels(names=('a',))
-    with pytest.raises(ValueError, match='same frames'):
-        before_after(made(), made(59), [1] * 60, [1] * 60, [0] * 60)
-    with pytest.raises(ValueError, match='activity has 59'):
-        before_after(made(), made(), [1] * 60, [1] * 59, [0] * 60)
-
-
-def tasks(n):
-    out = {}
-    for i, name in enumerate(NAMES[:n]):
-        out[name] = report(i / (n - 1), width=0.02)
-        out[name].attrs = {
-            'selectivity': {
-                'random_frames': [0.5 + 0.05 * i, 0.48, 0.95],
-                'control_task': [0.9 - 0.1 * i, 0.85 - 0.1 * i, 0.93 - 0.1 * i],
-            }
-        }
-    return out
-
-
-@pytest.mark.parametrize('n', [2, 9])
-def test_selectivity_draws_the_three_accuracies_in_their_order(n):
-    found = tasks(n)
-    fig = plot_selectivity(found, 'A title')
-    ax = fig.axes[0]
-    want = [
-        v
-        for r in found.values()
-        for v in (
-            r.attrs['selectivity']['control_task'][0],
-            r.attrs['selectivity']['random_frames'][0],
-            r['value'][0],
-        )
-    ]
-    np.testing.assert_allclose([line.get_xdata()[0] for line in ax.lines], want)
-    assert [t.get_text() for t in fig.legends[0].get_texts()] == [
-        'control task: labels drawn by lot',
-        'random frames',
-        'new activities',
-        'chance',
-    ]
-    fig.draw_without_rendering()
-    for name, box in [
-        (t.get_text(), t.get_window_extent()) for t in [*fig.legends[0].get_texts(), *ax.texts]
-    ]:
-        assert box.x0 > 0 and box.x1 < fig.bbox.x1, name
-    if n == 2:
-        assert_apart(fig)
-
-
-def test_selectivity_of_a_real_report_and_what_is_refused():
-    z, t = make_embeddings(identity=0.5, n_subjects=5, n_activities=4, frames=4, dim=16)
-    r = leakage_report(
-        z, t['subject'], t['activity'], measures=['id_accuracy', 'selectivity'], n_boot=20
-    )
-    control, random, new = [
-        line.get_xdata()[0] for line in plot_selectivity({'A': r}).axes[0].lines
-    ]
-    assert random - control == pytest.approx(r['value'][1]) and new == r['value'][0]
-    with pytest.raises(ValueError, match='no reports'):
-        plot_selectivity({})
-    with pytest.raises(ValueError, match="'A' has no id_accuracy"):
-        plot_selectivity({'A': r.tail(1)})
-    lost = r.copy()
-    lost.attrs = {}
-    with pytest.raises(ValueError, match="'A' does not hold the two accuracies.*CSV"):
-        plot_selectivity({'A': lost})
-
-
 def test_figures_are_closed():
     before = plt.get_fignums()
     plot_leakage(reports(2))
     plot_variance(reports(2))
     plot_pareto(table([0.2, 0.4], [0.6, 0.7]))
-    plot_selectivity(tasks(2))
-    panels()
+    umap_panels(made(), [1] * 60, [1] * 60, pd.Series([0] * 60, name='AU12'))
     # a notebook shows each once
     assert plt.get_fignums() == before

@@ -11,20 +11,19 @@ import pandas as pd
 import pytest
 from test_plots import assert_apart
 
-from clef_nb.datasets.texts import published
+from clef_nb.datasets.texts import published, row_name
 from clef_nb.figures.published import (
     beside_published,
     plot_ablation,
     plot_confusion,
     plot_published,
-    row_name,
 )
 
 AUS = [c for c in published('bp4d') if c.startswith('AU')]
 ABLATION = published('ablation')
 ROWS = ABLATION.apply(row_name, axis=1).tolist()
 LONG = (
-    'a rendered twin of BP4D with forty-one subjects, made with three seeds and read through a'
+    'a synthetic twin of BP4D with forty-one subjects, made with three seeds and read through a'
     ' camera that is slightly out of focus'
 )
 
@@ -59,7 +58,7 @@ def assert_titles_fit(fig):
     [
         ('bp4d', LONG, 0.5, 0.4),
         ('bp4d_plus', 'real BP4D+', 1.0, 0.0),
-        ('disfa', 'rendered twin', 0.0, 0.0),
+        ('disfa', 'synthetic twin', 0.0, 0.0),
     ],
 )
 def test_published_keeps_its_texts_apart(table, ran_on, value, width):

@@ -1,5 +1,5 @@
 """Relevance against known answers: towers that see one place, words that differ, empty maps; what
-is refused; pictures and pages.
+is refused; images and pages.
 """
 
 import base64
@@ -280,7 +280,7 @@ def test_words_are_the_difference_of_two_texts(tiny):
     assert word_relevance(tiny, z[:0], ['a b'])[0][1].shape == (0, 2)
 
 
-def test_the_word_that_tells_two_pictures_apart(tiny, somebody):
+def test_the_word_that_distinguishes_two_images(tiny, somebody):
     _, shot = somebody
     z = embed_images(
         tiny,
@@ -424,8 +424,8 @@ def test_the_page_is_well_formed_escaped_and_described():
     reader.feed(page)
     reader.close()
     assert not stack
-    pictures = [a for tag, a in seen if tag == 'img']
-    assert len(pictures) == 6 and {tag for tag, _ in seen} == {
+    shown = [a for tag, a in seen if tag == 'img']
+    assert len(shown) == 6 and {tag for tag, _ in seen} == {
         'div',
         'table',
         'tr',
@@ -436,11 +436,11 @@ def test_the_page_is_well_formed_escaped_and_described():
         'mark',
         'p',
     }
-    assert pictures[0]['alt'] == 'AU0 <i>: the face' and pictures[5]['alt'].endswith(
+    assert shown[0]['alt'] == 'AU0 <i>: the face' and shown[5]['alt'].endswith(
         'nothing, the map is empty'
     )
     assert (
-        np.asarray(Image.open(io.BytesIO(base64.b64decode(pictures[2]['src'].split(',')[1]))))
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(shown[2]['src'].split(',')[1]))))
         == images[1]
     ).all()
     assert (
@@ -457,9 +457,9 @@ def test_figure_and_page_refuse(draw):
         draw(images / 255, maps, words, titles)
     with pytest.raises(ValueError, match='uint8'):
         draw(images[:0], maps[:0], [], [])
-    with pytest.raises(ValueError, match=r'one a picture, \[3, 24, 24\], not \[3, 3, 24, 24\]'):
+    with pytest.raises(ValueError, match=r'one an image, \[3, 24, 24\], not \[3, 3, 24, 24\]'):
         draw(images, np.stack([maps] * 3), words, titles)
-    with pytest.raises(ValueError, match='3 pictures, 2 texts and 3 titles'):
+    with pytest.raises(ValueError, match='3 images, 2 texts and 3 titles'):
         draw(images, maps, words[:2], titles)
     with pytest.raises(ValueError, match='text 0 has 8 words'):
         draw(images, maps, [(words[0][0], words[0][1][None])] * 3, titles)

@@ -181,27 +181,7 @@ def test_a_prototype_is_drawn_once(play, monkeypatch):
     assert len(drawn) == 1 and play.intensity == _PROTOTYPES['fear']
 
 
-def test_speed_is_measured_and_leaves_all_as_it_was(play):
-    play.show('happiness', 'F001')
-    face, aus, trail, threads = (
-        play.face.value,
-        play.intensity,
-        list(play._maps['towers'].trail),
-        torch.get_num_threads(),
-    )
-    assert play.frames_per_second(2, 2) > 0
-    assert (play.face.value, play.intensity, play.expression.value, torch.get_num_threads()) == (
-        face,
-        aus,
-        'happiness',
-        threads,
-    )
-    assert np.array_equal(trail, play._maps['towers'].trail)
-    with pytest.raises(ValueError, match='1 or more'):
-        play.frames_per_second(0)
-
-
-def test_the_still_picture_shows_all_models(play):
+def test_the_still_figure_shows_all_models(play):
     titles = [a.get_title() for a in play.still().axes]
     assert 'towers' in titles and 'other' in titles
 
@@ -342,15 +322,17 @@ def test_colours(data):
 def test_predictions_add_errors(data):
     images, z, df, xy = data
     p = np.stack([np.where(np.arange(N) < 20, 0.9, 0.1), np.full(N, 0.9)], 1)
-    b = embedding_browser(images, z, df, xy, predictions=p, labels=['AU12', 'AU4'], colour='errors')
+    b = embedding_browser(
+        images, z, df, xy, predictions=pd.DataFrame(p, columns=['AU12', 'AU4']), colour='errors'
+    )
     wrong = (p[:, 0] >= 0.5) != df['AU12'].to_numpy(float).astype(bool)
     # AU4 is right wherever it is coded
-    assert b._columns['errors'].tolist() == wrong.astype(float).tolist()
+    assert b._shown.columns['errors'].tolist() == wrong.astype(float).tolist()
     assert (
-        b._columns['AU12 outcome'].eq('found').sum() == int(df['AU12'][:20].sum())
-        and b._columns['AU4 outcome'].isna().sum() == 5
+        b._shown.columns['AU12 outcome'].eq('found').sum() == int(df['AU12'][:20].sum())
+        and b._shown.columns['AU4 outcome'].isna().sum() == 5
     )
-    b.frame.value = i = int(np.flatnonzero(~wrong == 0)[-1])
+    b.frame.value = int(np.flatnonzero(~wrong == 0)[-1])
     assert 'missed: AU12' in b.texts.value
 
 
@@ -358,10 +340,10 @@ def test_predicted_expressions(data):
     images, z, df, xy = data
     df = df[[]].assign(expression=['happiness', 'anger'] * (N // 2))
     b = embedding_browser(
-        images, z, df, xy, predictions=np.tile([0.8, 0.2], (N, 1)), labels=['happiness', 'anger']
+        images, z, df, xy, predictions=pd.DataFrame({'happiness': [0.8] * N, 'anger': 0.2})
     )
     assert (
-        b._columns['errors'].value_counts().to_dict() == {'right': 30, 'wrong': 30}
+        b._shown.columns['errors'].value_counts().to_dict() == {'right': 30, 'wrong': 30}
         and 'recognised as happiness' in b.texts.value
         and b.shared() == {}
     )
@@ -373,12 +355,12 @@ def test_limit_draws_frames_and_keeps_their_rows(data):
     assert (
         b.frame.max == 19
         and b.map.value.count('<path') == 20
-        and set(b.neighbours['row']) <= set(b._rows)
+        and set(b.neighbours['row']) <= set(b._shown.rows)
     )
     b.frame.value = 5
     assert (
-        f'row {b._rows[5]} of the table' in b.texts.value
-        and df['subject'][b._rows[5]] in b.texts.value
+        f'row {b._shown.rows[5]} of the table' in b.texts.value
+        and df['subject'][b._shown.rows[5]] in b.texts.value
     )
 
 
@@ -425,7 +407,8 @@ def test_still_and_close(data):
         (dict(neighbours=lambda d: 0), 'neighbours is 0'),
         (dict(predictions=lambda d: np.zeros((N, 5))), r'\(60, 5\)'),
         (dict(predictions=lambda d: np.full((N, 2), np.nan)), 'row 0 of predictions'),
-        (dict(predictions=lambda d: np.zeros((N, 1)), labels=lambda d: ['AU7']), "no column 'AU7'"),
+        (dict(predictions=lambda d: pd.DataFrame({'AU7': [0.0] * N})), "no column 'AU7'"),
+        (dict(predictions=lambda d: pd.DataFrame({'joy': [0.0] * N})), "no column 'expression'"),
     ],
 )
 def test_bad_input_is_refused(data, change, says):
