@@ -83,15 +83,22 @@ def _flag(name, default):
     return ('no-' if default is True else '') + name.replace('_', '-')
 
 
+def _kind(parameter):
+    "int, float or str, also of a parameter that may be None"
+    kinds = typing.get_args(parameter.annotation) or (parameter.annotation,)
+    found = [k for k in kinds if k in (int, float, str)]
+    usual = str if parameter.default is None else type(parameter.default)
+    return found[0] if found else usual
+
+
 def _how(parameter, comment):
     "How argparse reads a parameter"
-    default, kind = parameter.default, parameter.annotation
+    default, kind = parameter.default, _kind(parameter)
     help = ' '.join((comment or '').split()).replace('%', '%%')
     if isinstance(default, bool):
         return dict(action='store_const', const=not default, help=help)
     if isinstance(default, (tuple, list)):
         return dict(nargs='+', help=help)
-    kind = kind if kind in (int, float, str) else type(default)
     names = {int: 'N', float: 'X', str: 'TEXT'}
     return dict(type=kind, metavar=names.get(kind, 'VALUE'), help=help)
 
@@ -306,7 +313,7 @@ def _add_leakage(commands):
     p.set_defaults(run=_run_leakage)
     return p
 
-
+# %% ../nbs/cli/00_cli.ipynb #leakage-run
 def _run_leakage(args):
     from clef_nb.experiments.embeddings import report_leakage
 
@@ -325,8 +332,8 @@ def _list_measures(parser):
     parser.epilog = _LEAKAGE_END.format(textwrap.fill(text, 76, subsequent_indent='  '))
 
 # %% ../nbs/cli/00_cli.ipynb #reproduce
-_ABLATION = """Run rows of the paper's ablation table over folds and seeds, and print them beside the
-published numbers. Ended and started again, it resumes."""
+_ABLATION = """Run rows of the paper's ablation table over folds and seeds, and print them
+beside the published numbers. Ended and started again, it resumes."""
 _ABLATION_END = """rows:
   {}
   or CLIP, FaRL, CLEF for all rows of one start
@@ -381,7 +388,7 @@ def _add_reproduce(commands):
     a.set_defaults(run=_run_ablation)
     return a
 
-
+# %% ../nbs/cli/00_cli.ipynb #ablation-data
 def _add_ablation_data(parser):
     "The data sets and the rows, for which the experiments are imported"
     from clef_nb.datasets.registry import dataset_names

@@ -206,7 +206,7 @@ def ablation_run(
         return _expression_rows(prob, tested, classifier.labels)
     return left_out_scores(prob, target, tested.df['subject'].to_numpy(), classifier.labels)
 
-
+# %% ../../nbs/experiments/07_ablation.ipynb #stage2-run
 def stage2_run(
     fold: int,  # as in `ablation_run`, with the rest
     seed: int,

@@ -72,7 +72,7 @@ SETTINGS = {
     ),
 }
 
-
+# %% ../../nbs/experiments/00_settings.ipynb #recipe-of
 def recipe_of(
     name: str,  # 'paper', 'tiny' or 'quick'
 ) -> dict:  # model, clip (its weights), size in pixels, and arguments of both stages

@@ -92,8 +92,8 @@ def _outcomes(p, y):
 # %% ../../nbs/figures/04_map_widget.ipynb #browser
 _SEND = (
     "const r=this.getBoundingClientRect(),t=this.closest('.clef-browser').querySelector('.clef-%s"
-    " input');t.value=[(event.clientX-r.left)/r.width,(event.clientY-r.top)/r.height].join();t.dispatchEvent(new"
-    " Event('change',{bubbles:true}))"
+    " input');t.value=[(event.clientX-r.left)/r.width,(event.clientY-r.top)/r.height].join();"
+    "t.dispatchEvent(new Event('change',{bubbles:true}))"
 )
 _CHOOSE = (
     "const t=this.closest('.clef-browser').querySelector('.clef-frame"
@@ -472,6 +472,15 @@ def _check_positions(xy):
         raise ValueError('xy has a value that is not finite')
 
 
+def _placed(z, xy, seed, limit):
+    "Positions on the map, and the rows that they belong to"
+    if xy is None:
+        return umap_2d(z, seed=seed, limit=limit)
+    _check_positions(xy)
+    rows = np.sort(np.random.default_rng(seed).permutation(len(z))[:limit])
+    return np.asarray(xy, float)[rows], rows
+
+# %% ../../nbs/figures/04_map_widget.ipynb #colour-columns
 def _numbered(df, ending=''):
     "The AU columns of a table with that ending, by their numbers"
     found = {}
@@ -493,6 +502,18 @@ def _colour_columns(df):
         out[c] = df[c].astype('float').map({1.0: 'present', 0.0: 'absent'})
     return out | {c: df[c].astype('float') for c in _numbered(df, '_intensity')}
 
+
+def _check_colour(colour, columns, df):
+    if not columns:
+        raise ValueError(
+            f'the table has nothing to colour by, only {", ".join(map(str, df)) or "no columns"};'
+            ' give subject, activity, expression, split or AU columns'
+        )
+    if colour is not None and colour not in columns:
+        raise ValueError(
+            f'there is no column {colour!r} to colour by; choose from {", ".join(columns)}'
+        )
+
 # %% ../../nbs/figures/04_map_widget.ipynb #judge
 def _named_predictions(predictions, aus):
     "Predictions as a table with one column a label, checked"
@@ -504,7 +525,7 @@ def _named_predictions(predictions, aus):
                 f' {", ".join(aus) or "none"}; give a DataFrame with one column a label'
             )
         predictions = pd.DataFrame(predictions, columns=aus)
-    p = predictions.astype(float).reset_index(drop=True)
+    p = predictions.astype(float).rename(columns=str).reset_index(drop=True)
     if (bad := p.isna().any(axis=1).to_numpy()).any():
         raise ValueError(f'row {bad.argmax()} of predictions has a value that is missing')
     return p
@@ -585,27 +606,14 @@ def embedding_browser(
         raise ValueError(f'neighbours is {neighbours}; it must be 1 or more')
     if len(z) < 2:
         raise ValueError(f'{len(z)} frames are too few; give two or more')
-    if xy is None:
-        xy, rows = umap_2d(z, seed=seed, limit=limit)
-    else:
-        _check_positions(xy)
-        rows = np.sort(np.random.default_rng(seed).permutation(len(z))[:limit])
-        xy = np.asarray(xy, float)[rows]
+    xy, rows = _placed(z, xy, seed, limit)
     df, judged = df.iloc[rows].reset_index(drop=True), None
     columns = _colour_columns(df)
     if predictions is not None:
         p = _named_predictions(predictions, _numbered(df)).iloc[rows].reset_index(drop=True)
         added, judged = _judge(p, df)
         columns |= added
-    if not columns:
-        raise ValueError(
-            f'the table has nothing to colour by, only {", ".join(map(str, df)) or "no columns"};'
-            ' give subject, activity, expression, split or AU columns'
-        )
-    if colour is not None and colour not in columns:
-        raise ValueError(
-            f'there is no column {colour!r} to colour by; choose from {", ".join(columns)}'
-        )
+    _check_colour(colour, columns, df)
     shown = _Shown(
         images=images,
         rows=rows,

@@ -432,7 +432,7 @@ class _Page:
         ax.imshow(image, **options)
         return ax
 
-
+# %% ../../nbs/figures/02_relevance.ipynb #plot-rows
 def _draw_row(page, top, images, name, words):
     "One row: face, face under its map, and the words [(word, strength, x, line)]"
     for x, image in zip((0.1, 1.5), images):

@@ -311,16 +311,11 @@ def pretrain(
     parts['activities_per_batch'] = settings.activities_per_batch
     same_run = _same_run(table, settings, augmentation, **parts)
     batches = _stage1_batches(table, settings)
-    log = train(
-        module,
-        images,
-        batches,
-        losses,
-        settings,
-        same_run,
-        'stage 1',
-        lambda: clamp_logit_scale(model),
-    )
+
+    def after_step():
+        clamp_logit_scale(model)
+
+    log = train(module, images, batches, losses, settings, same_run, 'stage 1', after_step)
     return _logged(log, 'loss_images', 'loss_texts', *(['loss_adversary'] if adversary else []))
 
 # %% ../../nbs/model/08_stages.ipynb #targets
