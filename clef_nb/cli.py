@@ -84,21 +84,27 @@ def _flag(name, default):
 
 
 def _kind(parameter):
-    "int, float or str, also of a parameter that may be None"
-    kinds = typing.get_args(parameter.annotation) or (parameter.annotation,)
-    found = [k for k in kinds if k in (int, float, str)]
-    usual = str if parameter.default is None else type(parameter.default)
-    return found[0] if found else usual
+    "int, float or str, and the allowed values; also of a parameter that may be None"
+    annotation = parameter.annotation
+    for kind in (annotation, *typing.get_args(annotation)):
+        if typing.get_origin(kind) is typing.Literal:
+            values = typing.get_args(kind)
+            return type(values[0]), values
+        if kind in (int, float, str):
+            return kind, None
+    return (str if parameter.default is None else type(parameter.default)), None
 
 
 def _how(parameter, comment):
     "How argparse reads a parameter"
-    default, kind = parameter.default, _kind(parameter)
+    default, (kind, values) = parameter.default, _kind(parameter)
     help = ' '.join((comment or '').split()).replace('%', '%%')
     if isinstance(default, bool):
         return dict(action='store_const', const=not default, help=help)
     if isinstance(default, (tuple, list)):
         return dict(nargs='+', help=help)
+    if values:
+        return dict(type=kind, choices=values, help=help)
     names = {int: 'N', float: 'X', str: 'TEXT'}
     return dict(type=kind, metavar=names.get(kind, 'VALUE'), help=help)
 
@@ -134,7 +140,10 @@ def _add_options(parser, options_of_set):
     found, sets = {}, {}
     for name in dataset_names():
         for option in options_of_set(get_dataset(name)):
-            found.setdefault(option.flag, option.how)
+            how = found.setdefault(option.flag, option.how)
+            if 'choices' in how:
+                every = (*how['choices'], *option.how['choices'])
+                found[option.flag] = how | dict(choices=list(dict.fromkeys(every)))
             sets.setdefault(option.flag, []).append(name)
     for flag, how in found.items():
         whose = ', '.join(sets[flag])

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from io import BytesIO, StringIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -209,7 +209,7 @@ def _write_annotations(root, row):
 def write_affectnet(
     root: str | Path,  # folder to make; refused when it exists
     # 'csv': lists and whole images; 'npy': cropped faces with a file for each label
-    form: str = 'csv',
+    form: Literal['csv', 'npy'] = 'csv',
     n_train: int = 320,  # training images of the eight expressions
     n_validation: int = 80,  # validation images of the eight expressions
     size: int = 64,  # pixels
@@ -647,7 +647,7 @@ def affectnet(
     # folder with the two lists and the images, or with train_set and val_set; None takes the
     # environment variable CLEF_AFFECTNET
     root: str | Path | None = None,
-    classes: int = 8,  # 8 expressions, or 7, which leaves contempt out
+    classes: Literal[8, 7] = 8,  # 8 expressions, or 7, which leaves contempt out
     # labels without image and images without label: 'error' stops, 'drop' leaves them out and warns
     # with the counts
     missing: str = 'error',

@@ -12,6 +12,7 @@ import warnings
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -441,13 +442,13 @@ def disfa(
     # CSV start,end,activity[,task,emotion] of frame ranges, counted from 1; None takes
     # activities.csv below root where there is one
     activities: str | Path | None = None,
-    camera: str = 'left',  # 'left' or 'right'
+    camera: Literal['left', 'right'] = 'left',
     # labels without an image, or images of a subject without labels: 'error' stops, 'drop' leaves
     # them out and warns with the counts
     missing: str = 'error',
-    # number of each video's first image, 0 or 1; None takes 0 where a folder has an image 0, and
+    # number of each video's first image; None takes 0 where a folder has an image 0, and
     # asks otherwise
-    first_image: int | None = None,
+    first_image: Literal[0, 1] | None = None,
     # frames counted from 1; AU<n> and AU<n>_intensity; one sequence a video, such as SN001_left;
     # the three folds, counts in notes
 ) -> FrameTable:

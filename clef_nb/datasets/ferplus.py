@@ -15,6 +15,7 @@ import os
 import re
 import warnings
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -298,7 +299,7 @@ def _write_pixels(file, images, rows):
 def write_ferplus(
     root: str | Path,  # folder to make; refused when it exists
     # 'csv': pixels in fer2013.csv; 'images': a file for each image
-    form: str = 'csv',
+    form: Literal['csv', 'images'] = 'csv',
     n_train: int = 280,  # rows of Training
     n_public: int = 35,  # rows of PublicTest, the validation split
     n_private: int = 35,  # rows of PrivateTest, the test split
