@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from clef_nb.cli import main
 from clef_nb.datasets.frames import FrameTable
-from clef_nb.experiments.demo import demo as reproduce
+from clef_nb.experiments import embeddings
 from clef_nb.measure.leakage import leakage_report
 from clef_nb.measure.measures import make_embeddings
 
@@ -38,7 +39,7 @@ def here(tmp_path, monkeypatch, z, labels):
 def refused(capsys, *arguments, out='out'):
     "The one line of an error; nothing is written"
     before = sorted(os.listdir())
-    assert reproduce.main(['leakage', *arguments, '--out', out, '--n-boot', '50']) == 1
+    assert main(['leakage', *arguments, '--out', out, '--n-boot', '50']) == 1
     err = capsys.readouterr().err
     assert err.startswith('clef: ') and err.count('\n') == 1, err
     assert sorted(os.listdir()) == before
@@ -63,11 +64,11 @@ def test_tables(here, labels, z, kind):
         labels.to_parquet(table)
     else:
         FrameTable(labels.assign(path=[f'{i}.jpg' for i in range(len(labels))]), '.').save(table)
-    df = reproduce.read_labels(table)
+    df = embeddings.read_labels(table)
     assert list(df) == ['subject', 'activity', 'AU6', 'AU12'] and list(df.subject) == list(
         labels.subject
     )
-    reports = reproduce.report_leakage(table, 'z.npy', 'out', THREE, 50, progress=False)
+    reports = embeddings.report_leakage(table, 'z.npy', 'out', THREE, 50, progress=False)
     expected = leakage_report(
         z, labels.subject.to_numpy(), labels.activity.to_numpy(), measures=THREE, n_boot=50
     )
@@ -78,19 +79,19 @@ def test_tables(here, labels, z, kind):
 
 def test_subjects_stay_as_they_are_written(here, labels):
     labels.assign(subject=[f'00{s[-1]}' for s in labels.subject]).to_csv('a.csv', index=False)
-    assert reproduce.read_labels('a.csv').subject[0] == '001'
+    assert embeddings.read_labels('a.csv').subject[0] == '001'
 
 
 def test_action_units_in_the_order_of_their_numbers_and_nothing_else(here, labels):
     labels.assign(AU12_intensity=3.5, remark='x', AU2=1)[
         ['AU12', 'remark', 'AU12_intensity', 'activity', 'AU6', 'AU2', 'subject']
     ].to_csv('a.csv', index=False)
-    assert list(reproduce.read_labels('a.csv')) == ['subject', 'activity', 'AU2', 'AU6', 'AU12']
+    assert list(embeddings.read_labels('a.csv')) == ['subject', 'activity', 'AU2', 'AU6', 'AU12']
 
 
 def test_action_units_that_are_not_coded(here, labels):
     labels.assign(AU12=[np.nan, *labels.AU12[1:]]).to_csv('a.csv', index=False)
-    x = reproduce.read_labels('a.csv').AU12
+    x = embeddings.read_labels('a.csv').AU12
     assert np.isnan(x[0]) and set(x[1:]) == {0, 1}
 
 
@@ -107,7 +108,7 @@ def test_embeddings(here, z, kind):
         np.save(file, (100 * z).astype(int))
     else:
         np.save(file, z)
-    found = reproduce.read_embeddings(file)
+    found = embeddings.read_embeddings(file)
     assert list(found) == (['one', 'two'] if kind == 'npz' else ['e'])
     assert np.allclose(
         list(found.values())[0] / (100 if kind == 'whole numbers' else 1),
@@ -122,7 +123,7 @@ def test_the_folder_of_a_run(here, labels, z, capsys):
         'run/test.parquet'
     )
     np.savez('run/embeddings.npz', **{'no stage 1': z, 'CLEF': -z})
-    assert reproduce.main(['leakage', 'run', '--out', 'out', *QUICK]) == 0
+    assert main(['leakage', 'run', '--out', 'out', *QUICK]) == 0
     assert '\nno stage 1\n' in capsys.readouterr().out and written() == [
         'compare.csv',
         'leakage.csv',
@@ -134,7 +135,7 @@ def test_the_folder_of_a_run(here, labels, z, capsys):
 
 
 def test_one_embedding(here, capsys):
-    assert reproduce.main(['leakage', 'frames.csv', 'z.npy', '--out', 'deep/out', *QUICK]) == 0
+    assert main(['leakage', 'frames.csv', 'z.npy', '--out', 'deep/out', *QUICK]) == 0
     out = capsys.readouterr().out
     assert written('deep/out') == ['leakage.csv', 'leakage.png'] and out.startswith(
         '72 frames, 6 subjects, 4 activities, 2 AUs\n'
@@ -165,7 +166,7 @@ def test_one_embedding(here, capsys):
 
 def test_everything_fits_80_columns(here, z, capsys):
     np.savez('e.npz', **{'first': z, 'second': np.random.default_rng(1).normal(size=z.shape)})
-    assert reproduce.main(['leakage', 'frames.csv', 'e.npz', '--out', 'out', '--n-boot', '50']) == 0
+    assert main(['leakage', 'frames.csv', 'e.npz', '--out', 'out', '--n-boot', '50']) == 0
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
     assert (
@@ -178,7 +179,7 @@ def test_everything_fits_80_columns(here, z, capsys):
 
 def test_several_embeddings_are_compared(here, z, capsys):
     np.savez('e.npz', first=z, noise=np.random.default_rng(1).normal(size=z.shape))
-    assert reproduce.main(['leakage', 'frames.csv', 'e.npz', '--out', 'out', *QUICK]) == 0
+    assert main(['leakage', 'frames.csv', 'e.npz', '--out', 'out', *QUICK]) == 0
     out = capsys.readouterr().out
     assert out.index('\nfirst\n') < out.index('\nnoise\n') < out.index('\nnoise minus first\n')
     saved, found = pd.read_csv('out/leakage.csv'), pd.read_csv('out/compare.csv')
@@ -203,30 +204,29 @@ def test_several_embeddings_are_compared(here, z, capsys):
 def test_an_earlier_comparison_goes(here, z, capsys):
     np.savez('e.npz', a=z, b=z)
     assert (
-        reproduce.main(['leakage', 'frames.csv', 'e.npz', '--out', 'out', *QUICK]) == 0
+        main(['leakage', 'frames.csv', 'e.npz', '--out', 'out', *QUICK]) == 0
         and 'compare.csv' in written()
     )
-    assert reproduce.main(
-        ['leakage', 'frames.csv', 'z.npy', '--out', 'out', *QUICK]
-    ) == 0 and written() == ['leakage.csv', 'leakage.png']
+    assert main(['leakage', 'frames.csv', 'z.npy', '--out', 'out', *QUICK]) == 0 and written() == [
+        'leakage.csv',
+        'leakage.png',
+    ]
 
 
 def test_action_units_are_used_where_there_are_any(here, labels, capsys):
-    reports = reproduce.report_leakage('frames.csv', 'z.npy', 'out', n_boot=50, progress=False)
+    reports = embeddings.report_leakage('frames.csv', 'z.npy', 'out', n_boot=50, progress=False)
     assert 'au_auroc' in list(reports['z'].measure)
     labels[['subject', 'activity']].to_csv('bare.csv', index=False)
     assert 'au_auroc' not in list(
-        reproduce.report_leakage('bare.csv', 'z.npy', 'out', n_boot=50)['z'].measure
+        embeddings.report_leakage('bare.csv', 'z.npy', 'out', n_boot=50)['z'].measure
     )
     assert 'no AUs' in capsys.readouterr().out
 
 
-def test_seed_and_draws(here, capsys):
+def test_seed_and_resamples(here, capsys):
     def low(*more):
         assert (
-            reproduce.main(
-                ['leakage', 'frames.csv', 'z.npy', '--out', 'out', '--measures', 'knn_id', *more]
-            )
+            main(['leakage', 'frames.csv', 'z.npy', '--out', 'out', '--measures', 'knn_id', *more])
             == 0
         )
         return float(pd.read_csv('out/leakage.csv').low.iloc[0])
@@ -234,19 +234,19 @@ def test_seed_and_draws(here, capsys):
     assert low('--n-boot', '40') == low('--n-boot', '40') and low(
         '--n-boot', '3', '--seed', '1'
     ) != low('--n-boot', '3', '--seed', '2')
-    assert '3 draws, seed 2' in capsys.readouterr().out
+    assert '3 resamples, seed 2' in capsys.readouterr().out
 
 
 def test_help_names_what_the_report_has(here, capsys):
     with pytest.raises(SystemExit) as e:
-        reproduce.main(['leakage', '--help'])
+        main(['leakage', '--help'])
     out = capsys.readouterr().out
     assert (
         e.value.code == 0
         and 'clef leakage runs/demo' in out
         and max(map(len, out.splitlines())) <= 80
     )
-    reports = reproduce.report_leakage('frames.csv', 'z.npy', 'out', n_boot=20, progress=False)
+    reports = embeddings.report_leakage('frames.csv', 'z.npy', 'out', n_boot=20, progress=False)
     listed = (
         out[out.index('measures (') : out.index('writes OUT')]
         .split(':', 1)[1]
@@ -258,7 +258,7 @@ def test_help_names_what_the_report_has(here, capsys):
         dict.fromkeys('variance' if m.startswith('variance_') else m for m in reports['z'].measure)
     )
     with pytest.raises(SystemExit) as e:
-        reproduce.main(['leakage'])
+        main(['leakage'])
     assert e.value.code == 2
 
 
@@ -266,7 +266,7 @@ def test_help_names_what_the_report_has(here, capsys):
 
 
 def test_a_failure_while_writing_leaves_what_was_there(here, monkeypatch, capsys):
-    assert reproduce.main(['leakage', 'frames.csv', 'z.npy', '--out', 'out', *QUICK]) == 0
+    assert main(['leakage', 'frames.csv', 'z.npy', '--out', 'out', *QUICK]) == 0
     before = {f: open(f'out/{f}', 'rb').read() for f in written()}
     from pathlib import Path
 
@@ -280,7 +280,7 @@ def test_a_failure_while_writing_leaves_what_was_there(here, monkeypatch, capsys
 
     monkeypatch.setattr(Path, 'write_bytes', full)
     assert (
-        reproduce.main(
+        main(
             [
                 'leakage',
                 'frames.csv',
@@ -449,7 +449,7 @@ def test_what_cannot_be_asked_is_a_note(here, z, capsys):
     )
     df.to_csv('single.csv', index=False)
     np.savez('e.npz', one=z, two=-z)
-    assert reproduce.main(['leakage', 'single.csv', 'e.npz', '--out', 'out', '--n-boot', '50']) == 0
+    assert main(['leakage', 'single.csv', 'e.npz', '--out', 'out', '--n-boot', '50']) == 0
     said = capsys.readouterr()
     assert (
         said.err == ''

@@ -10,10 +10,10 @@ import torch
 from clef_nb.cli import main
 from clef_nb.datasets.bp4d import write_bp4d
 from clef_nb.datasets.rafdb import write_rafdb
-from clef_nb.experiments import ablation
 from clef_nb.experiments.ablation import ablation_rows
+from clef_nb.experiments.settings import SETTINGS
 from clef_nb.experiments.sources import open_experiment, open_source
-from clef_nb.measure.intervals import jackknife_intervals
+from clef_nb.measure.intervals import jackknife_intervals, left_out_scores
 from clef_nb.model.towers import load_model
 
 SMALL = dict(
@@ -36,7 +36,7 @@ def clef(tmp_path, monkeypatch, capsys, twin):
     output and errors
     """
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ablation, 'TINY', SMALL)
+    monkeypatch.setitem(SETTINGS['tiny'], 'recipe', SMALL)
 
     def run(*args, root=twin):
         code = main(
@@ -80,7 +80,7 @@ def test_command(clef, tmp_path):
     before = file.stat().st_mtime_ns, file.read_bytes()
     assert clef('--rows', 'CLEF+PA+PI+I', 'CLIP+I', '--folds', 1, 2)[0] == 0
     assert (file.stat().st_mtime_ns, file.read_bytes()) == before, (
-        'a finished cell is never run again'
+        'a finished run is never computed again'
     )
     assert (
         clef('--rows', 'CLEF PA PI I N', '--folds', 1)[0] == 0
@@ -209,7 +209,7 @@ def test_intervals_cover(tmp_path):
     for _ in range(200):
         p, y = frames(draw(14))
         who = np.repeat(np.arange(14), 30)
-        cells = ablation.left_out_scores(
+        cells = left_out_scores(
             p.reshape(-1, 1).astype(float), y.reshape(-1, 1).astype(float), who, ['AU1']
         ).assign(row='x', fold=1, seed=0)
         r = jackknife_intervals(cells[cells['measure'] == 'f1']).query('label == "mean"').iloc[0]

@@ -4,27 +4,29 @@ import json
 
 import pytest
 
-from clef_nb.experiments.demo import demo as reproduce
+from clef_nb.cli import main
+from clef_nb.experiments.sources import open_twin
+from clef_nb.experiments.variants import demo_settings, run_variant
 
 
 def test_help_without_a_command(capsys):
-    assert reproduce.main([]) == 0
+    assert main([]) == 0
     out = capsys.readouterr().out
     assert 'clef demo --quick' in out and 'demo' in out
 
 
 def test_help_for_data(capsys):
-    assert reproduce.main(['data']) == 0
+    assert main(['data']) == 0
     out = capsys.readouterr().out
     assert 'clef data check rafdb' in out and all(a in out for a in ('list', 'check', 'write'))
     with pytest.raises(SystemExit) as e:
-        reproduce.main(['data', 'check', '--help'])
+        main(['data', 'check', '--help'])
     assert e.value.code == 0 and 'Exit code 0' in ' '.join(capsys.readouterr().out.split())
-    assert reproduce.main(['data', 'list']) == 0 and 'CLEF_BP4D' in capsys.readouterr().out
+    assert main(['data', 'list']) == 0 and 'CLEF_BP4D' in capsys.readouterr().out
 
 
 def test_an_error_is_one_line(tmp_path, capsys):
-    assert reproduce.main(['data', 'check', 'bp4d', str(tmp_path)]) == 1
+    assert main(['data', 'check', 'bp4d', str(tmp_path)]) == 1
     said = capsys.readouterr()
     assert (
         said.out == ''
@@ -36,7 +38,7 @@ def test_an_error_is_one_line(tmp_path, capsys):
 
 def test_unknown_command(capsys):
     with pytest.raises(SystemExit) as e:
-        reproduce.main(['dance'])
+        main(['dance'])
     assert e.value.code == 2
 
 
@@ -44,9 +46,7 @@ def test_folder_that_is_no_twin(tmp_path, capsys):
     (tmp_path / 'mine').mkdir()
     (tmp_path / 'mine/holiday.jpg').write_bytes(b'')
     assert (
-        reproduce.main(
-            ['demo', '--quick', '--data', str(tmp_path / 'mine'), '--out', str(tmp_path / 'out')]
-        )
+        main(['demo', '--quick', '--data', str(tmp_path / 'mine'), '--out', str(tmp_path / 'out')])
         == 1
     )
     err = capsys.readouterr().err
@@ -57,17 +57,18 @@ def test_folder_that_is_no_twin(tmp_path, capsys):
 
 
 def test_twin_is_reused(tmp_path):
-    root = reproduce.twin(tmp_path / 'twin', 1, 1)
+    sizes = dict(n_subjects=1, frames_per_sequence=1)
+    root = open_twin('bp4d', tmp_path / 'twin', **sizes)
     before = {p: p.stat().st_mtime_ns for p in root.rglob('*')}
-    assert reproduce.twin(root, 1, 1) == root
+    assert open_twin('bp4d', root, **sizes) == root
     assert {p: p.stat().st_mtime_ns for p in root.rglob('*')} == before
     with pytest.raises(ValueError, match='other settings'):
-        reproduce.twin(root, 2, 1)
-    (root / 'twin.json').write_text(json.dumps({}))
+        open_twin('bp4d', root, n_subjects=2, frames_per_sequence=1)
+    (root / 'twin.json').write_text(json.dumps({'n_subjects': 3}))
     with pytest.raises(ValueError, match='other settings'):
-        reproduce.twin(root, 1, 1)
+        open_twin('bp4d', root, **sizes)
 
 
-def test_unknown_row():
-    with pytest.raises(ValueError, match='no stage 1'):
-        reproduce.run_row('SimCLR', None, None, (None, None))
+def test_unknown_variant():
+    with pytest.raises(ValueError, match='no variant .SimCLR.; choose from'):
+        run_variant('SimCLR', None, demo_settings(quick=True))

@@ -1,4 +1,4 @@
-"""Filling a table cell by cell: kills, errors, other settings, damaged files; the kept results of
+"""A table computed run by run: kills, errors, other settings, damaged files; the kept results of
 the studies.
 """
 
@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clef_nb.experiments import studies
-from clef_nb.experiments.demo import demo as reproduce
 from clef_nb.experiments.runner import grid, run_grid
+from clef_nb.experiments.sources import open_twin
+from clef_nb.experiments.studies import assign_subjects, sample_people
 from clef_nb.measure.intervals import resampled_t_intervals
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,7 +43,7 @@ def powers(t):
     return t.loc[t['measure'] == 'power', 'value'].tolist()
 
 
-def test_an_error_keeps_what_is_done_and_names_the_cell(tmp_path):
+def test_an_error_keeps_what_is_done_and_names_the_run(tmp_path):
     file = tmp_path / 's.parquet'
     with pytest.raises(RuntimeError, match=r'square\(x=3\): ValueError: three is out'):
         run_grid(file, square, grid(x=[1, 2, 3, 4]), folder=tmp_path, processes=0, progress=False)
@@ -53,7 +53,7 @@ def test_an_error_keeps_what_is_done_and_names_the_cell(tmp_path):
     assert powers(
         run_grid(file, square, grid(x=[1, 2, 3, 4]), folder=tmp_path, processes=0, progress=False)
     ) == [1, 4, 9, 16]
-    assert calls == [3, 4], 'a finished cell is not run again'
+    assert calls == [3, 4], 'a finished run is not computed again'
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith('.')] == []
 
 
@@ -61,7 +61,7 @@ def test_processes(tmp_path):
     file = tmp_path / 's.parquet'
     with pytest.raises(RuntimeError, match='zero is out'):
         run_grid(file, slow_square, grid(x=[1, 0, 2, 3]), folder=tmp_path, progress=False)
-    assert powers(pd.read_parquet(file)) == [1], 'the cell that had begun is kept'
+    assert powers(pd.read_parquet(file)) == [1], 'the run that had begun is kept'
     assert not (tmp_path / 'begun-2').exists() and not (tmp_path / 'begun-3').exists(), (
         'and no other is begun'
     )
@@ -78,7 +78,7 @@ def test_a_kill_while_writing_leaves_the_old_table(tmp_path, monkeypatch):
     def killed(*a):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(studies.os, 'replace', killed)
+    monkeypatch.setattr('clef_nb.datasets.files.os.replace', killed)
     with pytest.raises(KeyboardInterrupt):
         run_grid(file, square, grid(x=[1, 2]), processes=0, progress=False)
     monkeypatch.undo()
@@ -101,17 +101,20 @@ def test_other_settings_other_arguments_damage(tmp_path):
         run_grid(file, square, grid(x=[1]), dict(power=2), processes=0, progress=False)
 
 
-def test_two_processes_write_one_miniature(tmp_path):
+def test_two_processes_write_one_twin(tmp_path):
+    def write(_):
+        return open_twin('bp4d', tmp_path / 'data/twin', n_subjects=1, frames_per_sequence=1)
+
     with ThreadPoolExecutor(4) as pool:
-        roots = list(pool.map(lambda _: reproduce.twin(tmp_path / 'data/twin', 1, 1), range(4)))
+        roots = list(pool.map(write, range(4)))
     assert set(roots) == {tmp_path / 'data/twin'} and [
         p.name for p in (tmp_path / 'data').iterdir()
     ] == ['twin']
 
 
-def test_folds_do_not_depend_on_the_way(tmp_path):
-    table, _ = studies.people(9, 1)
-    parts = [studies.assigned(table, k) for k in range(5)]
+def test_folds_do_not_depend_on_the_pairing_strategy(tmp_path):
+    table, _ = sample_people(9, 1)
+    parts = [assign_subjects(table, k) for k in range(5)]
     for train, test in parts:
         who = table.df['subject'].to_numpy()
         assert (
