@@ -9,13 +9,14 @@ __all__ = ['read_labels', 'read_embeddings', 'leakage_text', 'report_leakage']
 import re
 import textwrap
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ..datasets.files import write_atomically
+from ..datasets.files import remove, write_atomically
 from .ablation import text_table
 from ..measure.leakage import compare, leakage_report, measure_label, measure_of
 
@@ -234,15 +235,18 @@ def _write_results(out, reports, measures):
     figure = plot_leakage(reports, measures=measures)
     tables = pd.concat(reports, names=['embedding']).reset_index('embedding')
     differences = compare(reports) if len(reports) > 1 else None
-    with write_atomically(out / 'leakage.csv') as part:
-        tables.to_csv(part, index=False)
+    # all of them, or none
+    with ExitStack() as files:
+
+        def place(name):
+            return files.enter_context(write_atomically(out / name))
+
+        tables.to_csv(place('leakage.csv'), index=False)
+        figure.savefig(place('leakage.png'), format='png', dpi=100, bbox_inches='tight')
+        if differences is not None:
+            differences.to_csv(place('compare.csv'), index=False)
     if differences is None:
-        (out / 'compare.csv').unlink(missing_ok=True)  # of an earlier report
-    else:
-        with write_atomically(out / 'compare.csv') as part:
-            differences.to_csv(part, index=False)
-    with write_atomically(out / 'leakage.png') as part:
-        figure.savefig(part, format='png', dpi=100, bbox_inches='tight')
+        remove(out / 'compare.csv')  # of an earlier report
     return differences
 
 # %% ../../nbs/experiments/10_embeddings.ipynb #report-leakage

@@ -93,8 +93,8 @@ def test_all_public_names_are_found():
         )
         assert not [x for x in exported if (module, x) not in names], path.name
     assert (
-        names['model.losses', 'supcon'].kind == 'function'
-        and names['model.losses', 'supcon'].place == 'model/losses.html#supcon'
+        names['model.losses_fast', 'supcon'].kind == 'function'
+        and names['model.losses_fast', 'supcon'].place == 'model/losses_fast.html#supcon'
     )
     assert (
         names['datasets.frames', 'FrameTable.labels'].kind == 'property'
@@ -122,10 +122,10 @@ def test_every_function_says_what_it_does():
 @pytest.mark.parametrize(
     'code, near, place',
     [
-        ('supcon', (), 'model/losses.html#supcon'),
-        ('supcon(z, labels)', (), 'model/losses.html#supcon'),
-        ('clef_nb.model.losses.supcon', (), 'model/losses.html#supcon'),
-        ('losses.supcon', (), 'model/losses.html#supcon'),
+        ('supcon', (), 'model/losses_fast.html#supcon'),
+        ('supcon(z, labels)', (), 'model/losses_fast.html#supcon'),
+        ('clef_nb.model.losses_fast.supcon', (), 'model/losses_fast.html#supcon'),
+        ('losses_fast.supcon', (), 'model/losses_fast.html#supcon'),
         ('FrameTable.fold', (), 'datasets/frames.html#frametable.fold'),
         ('FrameTable.fold()', (), 'datasets/frames.html#frametable.fold'),
         ('align', (), 'model/stages.html#align'),
@@ -288,13 +288,13 @@ def test_links_between_pages_are_relative(soups):
         assert not own or page == '404.html', (page, own)
 
 
-def test_search_index_has_supcon_on_the_page_of_losses(docs):
+def test_search_index_has_supcon_on_its_page(docs):
     entries = [
         e
         for e in json.loads((docs / 'search.json').read_text(encoding='utf-8'))
         if e['section'] == 'supcon'
     ]
-    assert [e['href'] for e in entries] == ['model/losses.html#supcon']
+    assert [e['href'] for e in entries] == ['model/losses_fast.html#supcon']
 
 
 def test_prints_that_follow_each_other_are_one_output(soups):
