@@ -47,7 +47,7 @@ def disfa_folds(
 
 # %% ../../nbs/datasets/04_recordings.ipynb #occurrence
 def to_integers(path, cells, number, names, mend):
-    "Cells of text as whole numbers; the first one that is none is named"
+    "Cells of text as integers; the first one that is none is named"
     try:
         return np.array([int(c) for row in cells for c in row], dtype=np.int64).reshape(
             len(cells), -1

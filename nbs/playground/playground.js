@@ -37,7 +37,7 @@
   }
 
   // what is on the page
-  const picture = () => element('span', { class: 'pg-face', role: 'img' })
+  const thumbnail = () => element('span', { class: 'pg-face', role: 'img' })
   const show = (span, face) => {
     span.style.backgroundImage = `url("${sprite}")`
     span.style.backgroundSize = `${columns * 100}% ${people.length * 100}%`
@@ -61,7 +61,7 @@
     return value
   }
   const identity = slider('identity', 'Person', people.length - 1), expression = slider('expression', 'Expression', columns - 1)
-  const facePicture = { held: picture(), now: picture() }
+  const faceThumbnail = { held: thumbnail(), now: thumbnail() }
   const relationText = element('p', { class: 'pg-relation' })
   const live = element('p', { class: 'pg-live', 'aria-live': 'polite' })
   const buttons = element('div', { class: 'pg-buttons' },
@@ -76,7 +76,7 @@
   const shown = Object.entries(models).map(([name, model]) => {
     const bar = element('div', { class: 'bar', 'data-model': name, 'data-label': 'movement' }), note = element('span', { class: 'pg-note' })
     const faces = Array.from({ length: NEAREST }, () => {
-      const span = picture(), tag = element('span', { class: 'pg-tag' })
+      const span = thumbnail(), tag = element('span', { class: 'pg-tag' })
       return { span, tag, item: element('li', {}, span, tag) }
     })
     return { name, model, bar, note, faces,
@@ -86,8 +86,8 @@
   })
   root.replaceChildren(
     element('div', { class: 'pg-faces' },
-      element('figure', {}, facePicture.held, element('figcaption', {}, 'held')),
-      element('figure', {}, facePicture.now, element('figcaption', {}, 'now')),
+      element('figure', {}, faceThumbnail.held, element('figcaption', {}, 'held')),
+      element('figure', {}, faceThumbnail.now, element('figcaption', {}, 'now')),
       element('div', { class: 'pg-controls' }, identity.row, expression.row, buttons)),
     element('p', { class: 'pg-title' }, 'How far does the embedding move from held to now?'), relationText, ...shown.map(s => s.bars), live,
     element('p', { class: 'pg-title' }, 'Whose faces lie nearest to the face now?'), ...shown.map(s => s.nearest))
@@ -98,7 +98,7 @@
     identity.value.textContent = `${now.identity + 1}: ${people[now.identity]}`
     expression.value.textContent = expressions[now.expression]
     for (const { input, value } of [identity, expression]) input.setAttribute('aria-valuetext', value.textContent)
-    show(facePicture.held, held); show(facePicture.now, now)
+    show(faceThumbnail.held, held); show(faceThumbnail.now, now)
     relationText.textContent = `The two: ${same}.`
     const said = shown.map(({ name, model, bar, note, faces }) => {
       const x = moved(model, a, b)

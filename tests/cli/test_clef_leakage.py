@@ -95,7 +95,7 @@ def test_action_units_that_are_not_coded(here, labels):
     assert np.isnan(x[0]) and set(x[1:]) == {0, 1}
 
 
-@pytest.mark.parametrize('kind', ['npy', 'npz', 'parquet', 'half', 'whole numbers'])
+@pytest.mark.parametrize('kind', ['npy', 'npz', 'parquet', 'half', 'integers'])
 def test_embeddings(here, z, kind):
     file = {'npz': 'e.npz', 'parquet': 'e.parquet'}.get(kind, 'e.npy')
     if kind == 'npz':
@@ -104,16 +104,16 @@ def test_embeddings(here, z, kind):
         pd.DataFrame(z, columns=[f'd{i}' for i in range(z.shape[1])]).to_parquet(file)
     elif kind == 'half':
         np.save(file, z.astype(np.float16))
-    elif kind == 'whole numbers':
+    elif kind == 'integers':
         np.save(file, (100 * z).astype(int))
     else:
         np.save(file, z)
     found = embeddings.read_embeddings(file)
     assert list(found) == (['one', 'two'] if kind == 'npz' else ['e'])
     assert np.allclose(
-        list(found.values())[0] / (100 if kind == 'whole numbers' else 1),
+        list(found.values())[0] / (100 if kind == 'integers' else 1),
         z,
-        atol=0.011 if kind == 'whole numbers' else 1e-3,
+        atol=0.011 if kind == 'integers' else 1e-3,
     )
 
 

@@ -229,7 +229,7 @@ def test_disfa_counted_from_one(copy, capsys):
 
 
 def test_moved_votes(copy):
-    "Ten votes for 'unknown' take a picture away"
+    "Ten votes for 'unknown' take an image away"
     root = copy('ferplus')
     file = next(root.rglob('fer2013new.csv'))
     t = load_dataset('ferplus', root)

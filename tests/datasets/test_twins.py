@@ -265,7 +265,7 @@ def test_ferplus(train, public, private, seed, form):
         write_ferplus, form=form, n_train=train, n_public=public, n_private=private, seed=seed
     ) as (root, truth, about):
         if not truth['coded'].any():
-            return  # one picture, and nobody agrees on it
+            return  # one image, and nobody agrees on it
         table = ferplus(root)
         agrees(table, root, truth, about, 'ferplus')
         rows = truth[truth['coded']]
