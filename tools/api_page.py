@@ -172,7 +172,9 @@ def page():
         mine = [n for n in names if n.module == module]
         if not mine:
             continue
-        home = f'{module.replace(".", "/")}.html'
+        # where its first name with a page of its own is documented
+        found = [n.place.partition('#')[0] for n in mine if n.kind != 'value']
+        home = found[0] if found else f'{module.replace(".", "/")}.html'
         parts += [f'## [{module}]({home}) {{#{module}}}', '', f'{about}.', '', '::: {.api}', '']
         parts += ['| name | what it is |', '|---|---|', *map(_row, mine), '', ':::', '']
     return '\n'.join(parts)

@@ -30,10 +30,8 @@ from clef_nb.faces.mesh import (
 # texels per decimetre, and the map's upper left corner in head coordinates
 PER_DM, LEFT, TOP = 110, -0.95, 8.55
 _W, _H = 209, 314
-MAP_X, MAP_Y = np.meshgrid(
-    LEFT + (np.arange(_W) + 0.5) / PER_DM, TOP - (np.arange(_H) + 0.5) / PER_DM
-)
-MAP_X, MAP_Y = MAP_X.astype(np.float32), MAP_Y.astype(np.float32)
+_COLUMNS, _ROWS = LEFT + (np.arange(_W) + 0.5) / PER_DM, TOP - (np.arange(_H) + 0.5) / PER_DM
+MAP_X, MAP_Y = (x.astype(np.float32) for x in np.meshgrid(_COLUMNS, _ROWS))
 _A = np.abs(MAP_X)
 
 
