@@ -214,7 +214,7 @@ class Batch(NamedTuple):
 
 def _seed_of(seed, step, rank=0):
     "A seed for torch's generators that differs between runs, steps and processes"
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]) >> 1
 
 
 def _make_batch(images, rows, step, seed, place):

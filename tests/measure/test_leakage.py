@@ -984,6 +984,7 @@ def test_compare_refuses():
             compare(reports, against)
 
 
+@pytest.mark.slow
 def test_chance_is_inside_the_interval_of_a_null_embedding():
     "Nothing but noise: in at least 90 of 100 draws, for every measure"
     hits = []
@@ -1004,6 +1005,7 @@ RECIPES = {
 }
 
 
+@pytest.mark.slow
 def test_known_answers_of_all_measures():
     "Chance is inside the interval where there is nothing to see, and outside where there is"
     nothing = {

@@ -369,6 +369,7 @@ def worst(found, whole, n, split, cold=False):
     return far[where], where
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('dtype', CLOSE)
 @pytest.mark.parametrize('name', LOSSES)
 @pytest.mark.parametrize('n', SPLITS)
@@ -904,6 +905,7 @@ def training_cases(rank, n, folder):
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', TRAINED)
 def test_training_equals_one_process(groups, name):
     found = groups(training_cases, 2)

@@ -267,6 +267,7 @@ def test_killed_twice(tmp_path, undisturbed):
     assert equal(run('short', tmp_path / 'run' / 'c.pt', tmp_path / 'result'), undisturbed['short'])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('work', ['stage_1', 'stage_1_rotated'])
 def test_the_same_command_in_a_new_python(tmp_path, undisturbed, work):
     """Nothing that changes from one start of Python to the next, such as the order of a set or the

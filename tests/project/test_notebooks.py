@@ -210,6 +210,7 @@ def installed(tmp_path_factory):
     return site.resolve()
 
 
+@pytest.mark.slow
 def test_a_tutorial_runs_from_the_installed_package(installed, tmp_path):
     """In an empty folder, away from the repository.
 

@@ -189,6 +189,7 @@ def test_crash_of_a_notebook_fails_all(project):
     assert done.returncode == 1 and count(done)[1] >= 1
 
 
+@pytest.mark.slow
 def test_a_command_that_hangs_is_ended_with_its_children(tmp_path):
     code, said = run(
         ['sh', '-c', f'echo begun; (sleep 3; touch {tmp_path}/late) & wait'], minutes=1 / 60
@@ -298,6 +299,7 @@ def test_readme_refuses_a_picture_it_cannot_carry(project):
         readme(index)
 
 
+@pytest.mark.slow
 def test_run_nbs_keeps_outputs_and_honours_flags(project):
     done = call(project, sys.executable, TOOLS / 'run_nbs.py', 'index', '00')
     assert done.returncode == 0, done.stdout + done.stderr
