@@ -50,7 +50,7 @@ def _add_demo(commands):
         ' data/bp4d-twin, or data/bp4d-twin-quick)',
     )
     d.add_argument('--fold', type=int, choices=[1, 2, 3], default=1, help='official fold to test')
-    d.add_argument('--model', help='a model of open_clip, or a folder (default: clef-tiny)')
+    d.add_argument('--model', help='a model of open_clip, or a saved folder (default: clef-tiny)')
     d.add_argument(
         '--pretrained', metavar='WEIGHTS', help='a tag of open_clip or a file of weights'
     )
@@ -74,9 +74,24 @@ class Option(typing.NamedTuple):
 
     flag: str  # such as 'subjects'
     parameter: str  # such as 'n_subjects'
-    how: dict  # for `add_argument`
+    help: str  # its comment
+    kind: type  # of one value; bool for a switch
+    values: tuple = ()  # the allowed ones; empty where they are not listed
+    many: bool = False  # takes several
+    default: object = None
 
+    def read(self, text):
+        "The argument that a text of the command line stands for; raises ValueError"
+        try:
+            value = self.kind(text)
+        except ValueError:
+            raise ValueError(f'invalid {self.kind.__name__} value: {text!r}') from None
+        if self.values and value not in self.values:
+            listed = ', '.join(map(repr, self.values))
+            raise ValueError(f'invalid choice: {value!r} (choose from {listed})')
+        return value
 
+# %% ../nbs/cli/00_cli.ipynb #option-of-parameter
 def _flag(name, default):
     "n_subjects -> subjects, frames_per_sequence -> frames, header=True -> no-header"
     name = name.removeprefix('n_').removesuffix('_strength').partition('_per_')[0]
@@ -91,22 +106,16 @@ def _kind(parameter):
             values = typing.get_args(kind)
             return type(values[0]), values
         if kind in (int, float, str):
-            return kind, None
-    return (str if parameter.default is None else type(parameter.default)), None
+            return kind, ()
+    return (str if parameter.default is None else type(parameter.default)), ()
 
 
-def _how(parameter, comment):
-    "How argparse reads a parameter"
-    default, (kind, values) = parameter.default, _kind(parameter)
+def _option(parameter, comment):
+    "A parameter as an option"
+    name, default, (kind, values) = parameter.name, parameter.default, _kind(parameter)
     help = ' '.join((comment or '').split()).replace('%', '%%')
-    if isinstance(default, bool):
-        return dict(action='store_const', const=not default, help=help)
-    if isinstance(default, (tuple, list)):
-        return dict(nargs='+', help=help)
-    if values:
-        return dict(type=kind, choices=values, help=help)
-    names = {int: 'N', float: 'X', str: 'TEXT'}
-    return dict(type=kind, metavar=names.get(kind, 'VALUE'), help=help)
+    many = isinstance(default, (tuple, list))
+    return Option(_flag(name, default), name, help, str if many else kind, values, many, default)
 
 
 def options_of(
@@ -116,17 +125,19 @@ def options_of(
     "What the command line may say to a function."
     from fastcore.docments import docments
 
-    comments = docments(function)
+    try:
+        comments = docments(function)
+    except OSError:
+        comments = {}  # no file holds its source
     parameters = list(inspect.signature(function).parameters.values())[1:]
-    return [
-        Option(_flag(p.name, p.default), p.name, _how(p, comments.get(p.name)))
-        for p in parameters
-        if only is None or p.name in only
-    ]
+    return [_option(p, comments.get(p.name)) for p in parameters if only is None or p.name in only]
 
 # %% ../nbs/cli/00_cli.ipynb #options-of-sets
+_TAKEN = ('help', 'images', 'name', 'root')  # what check and write take themselves
+
+
 def _writing(data):
-    return options_of(data.write)
+    return options_of(data.write) if data.write else []
 
 
 def _reading(data):
@@ -137,24 +148,37 @@ def _add_options(parser, options_of_set):
     "The options of all data sets, each once, with the sets that have it"
     from clef_nb.datasets.registry import dataset_names, get_dataset
 
-    found, sets = {}, {}
+    found = {}
     for name in dataset_names():
         for option in options_of_set(get_dataset(name)):
-            how = found.setdefault(option.flag, option.how)
-            if 'choices' in how:
-                every = (*how['choices'], *option.how['choices'])
-                found[option.flag] = how | dict(choices=list(dict.fromkeys(every)))
-            sets.setdefault(option.flag, []).append(name)
-    for flag, how in found.items():
-        whose = ', '.join(sets[flag])
-        parser.add_argument(f'--{flag}', **how | dict(help=f'{how["help"]} ({whose})'))
+            if option.flag in _TAKEN:
+                raise ValueError(
+                    f'{name}: the command has a --{option.flag} of its own; give the parameter'
+                    f' {option.parameter} another name'
+                )
+            found.setdefault(option.flag, []).append((name, option))
+    for flag, options in found.items():
+        whose = ', '.join(name for name, _ in options)
+        how = _argument([option for _, option in options])
+        parser.add_argument(f'--{flag}', **how, help=f'{options[0][1].help} ({whose})'.strip())
     parser.set_defaults(flags=list(found))
 
 
+def _argument(options):
+    "How argparse takes what several data sets call alike; each set reads it in its own way"
+    first = options[0]
+    if first.kind is bool:
+        return dict(action='store_const', const=True)
+    values = dict.fromkeys(v for option in options for v in option.values)
+    names = {int: 'N', float: 'X', str: 'TEXT'}
+    listed = '{' + ','.join(map(str, values)) + '}'
+    metavar = listed if values else names.get(first.kind, 'VALUE')
+    return dict(nargs='+' if first.many else None, metavar=metavar)
+
+# %% ../nbs/cli/00_cli.ipynb #options-said
 def _said(args, options):
     "The options that were said, as arguments; one that the data set does not have is refused"
-    mine = {option.flag: option.parameter for option in options}
-    said = {}
+    mine, said = {option.flag: option for option in options}, {}
     for flag in args.flags:
         value = getattr(args, flag.replace('-', '_'))
         if value is None:
@@ -162,8 +186,21 @@ def _said(args, options):
         if flag not in mine:
             takes = ', '.join(f'--{f}' for f in mine) or 'no options'
             args.parser.error(f'{args.name} has no --{flag}; it takes {takes}')
-        said[mine[flag]] = tuple(value) if isinstance(value, list) else value
+        option = mine[flag]
+        try:
+            said[option.parameter] = _argument_value(option, value)
+        except ValueError as e:
+            args.parser.error(f'argument --{flag}: {e}')
     return said
+
+
+def _argument_value(option, value):
+    "What a function gets for what was said"
+    if option.kind is bool:
+        return not option.default
+    if isinstance(value, list):
+        return tuple(option.read(text) for text in value)
+    return option.read(value)
 
 # %% ../nbs/cli/00_cli.ipynb #data-actions
 def _run_list(args):
@@ -494,15 +531,17 @@ def main(
     argv: list[str] | None = None,  # arguments; None takes the command line's
 ) -> int:  # exit code: 0, 1 for an error that the user can mend, 2 for wrong arguments
     "The command `clef`."
+    from clef_nb.datasets.extras import MissingExtra
+
     argv = sys.argv[1:] if argv is None else argv
-    parser = _parser(next((a for a in argv if not a.startswith('-')), None))
-    args = parser.parse_args(argv)
-    if args.command is None:
-        parser.print_help()
-        return 0
     try:
+        parser = _parser(next((a for a in argv if not a.startswith('-')), None))
+        args = parser.parse_args(argv)
+        if args.command is None:
+            parser.print_help()
+            return 0
         return args.run(args)
-    except (ValueError, OSError) as e:
+    except (ValueError, OSError, MissingExtra) as e:
         print(f'clef: {e}', file=sys.stderr)
         return 1
 

@@ -227,6 +227,8 @@ def write_affectnet(
     """
     if form not in ('csv', 'npy'):
         raise ValueError(f"form is {form!r}; it must be 'csv' or 'npy'")
+    if form == 'npy' and not header:
+        raise ValueError("header is False, but form='npy' has no lists with a header")
     numbers_within(
         n_train=(n_train, 1, 287651), n_validation=(n_validation, 1, 4000), size=(size, 16, 1024)
     )

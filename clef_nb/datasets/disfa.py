@@ -375,10 +375,13 @@ def _disfa_subjects(root, camera):
             ' and 22; rename or move the folder away'
         )
     if not imaged:
-        side = camera.capitalize()
+        side, other = camera.capitalize(), 'left' if camera == 'right' else 'right'
+        hint = ''
+        if (root / f'Videos_{other.capitalize()}Camera').is_dir():
+            hint = f" (but of the other: camera='{other}')"
         raise FileNotFoundError(
-            f'{root} holds no frames of the {camera} camera; DISFA comes as videos, so extract the'
-            ' frames of each, the first as 0.jpg, into folders such as'
+            f'{root} holds no frames of the {camera} camera{hint}; DISFA comes as videos, so'
+            ' extract the frames of each, the first as 0.jpg, into folders such as'
             f' {root}/Videos_{side}Camera/{side}VideoSN001_comp'
         )
     return coded, imaged

@@ -157,6 +157,12 @@ def _unreadable(table):
     return len(bad), bad[0] if bad else ''
 
 # %% ../../nbs/datasets/03_registry.ipynb #found
+def _file_of(path):
+    "The file of an image; a row of an array is named file.npy#row"
+    file, _, row = str(path).rpartition('#')
+    return Path(file) if file.endswith('.npy') and row.isdecimal() else Path(path)
+
+
 def _found(table):
     "(part, what) -> number, for all that can be counted in a table"
     df, found = table.df, {}
@@ -249,9 +255,10 @@ def check_dataset(
     """Compare a copy of a data set with its protocol, or a twin with its own twin.json.
 
     Rows that deviate have `fits` False; a number that is published only roughly has none. `attrs`
-    says dataset, root and whether it is a twin. Raises as the loader does where the set cannot be
-    read at all, and ValueError for an unknown name or a damaged twin.json; warns as the loader does
-    of what it left out, and of the first image that cannot be decoded.
+    says dataset, root, whether it is a twin, and whether any number is prescribed. Raises as the
+    loader does where the set cannot be read at all, and ValueError for an unknown name, a damaged
+    twin.json and a loader that returns no FrameTable; warns as the loader does of what it left out,
+    and of the first image that cannot be decoded.
     """
     data = get_dataset(name)
     root = data_root(root, data.title, data.variable, data.about['layout'])
@@ -260,19 +267,26 @@ def check_dataset(
     expected = _of_twin(file, name) if twin else _of_protocol(data)
     # pixels that a loader keeps would lie in the data's own folder; a check leaves nothing behind
     with tempfile.TemporaryDirectory() as scratch:
-        if 'cache' in inspect.signature(data.load).parameters:
-            options = dict(cache=scratch) | options
-        table = data.load(root, missing='drop', **options)
+        usual = dict(cache=scratch, missing='drop')
+        takes = inspect.signature(data.load).parameters
+        table = data.load(root, **{k: v for k, v in usual.items() if k in takes} | options)
+        if not isinstance(table, FrameTable):
+            raise ValueError(
+                f'the loader of {name} returned a {type(table).__name__}, no FrameTable'
+            )
         # around a coded run, images without a label are normal
         must = [_MISSING, _UNLABELLED] if table.splits else [_MISSING]
         notes = dict.fromkeys(must, 0) | table.notes
+        if _MISSING not in table.notes:
+            notes[_MISSING] = sum(not _file_of(p).is_file() for p in table.image_paths())
         if images:
             must.append(_UNREADABLE)
             notes[_UNREADABLE] = _warn_unreadable(table)
     found = _found(table) | {('', what): n for what, n in notes.items()}
+    prescribed = bool(expected)
     expected = {('', what): (0, False) for what in must} | expected
     report = _compared(found, expected)
-    report.attrs = dict(dataset=name, root=str(root), twin=twin)
+    report.attrs = dict(dataset=name, root=str(root), twin=twin, prescribed=prescribed)
     return report
 
 # %% ../../nbs/datasets/03_registry.ipynb #text
@@ -305,6 +319,8 @@ def report_text(
         last = part
     w = [max(len(line[i]) for line in lines) for i in range(4)]
     beside = 'compared with its own twin.json' if twin else 'compared with the published protocol'
+    if not report.attrs['prescribed']:
+        beside = 'no number is prescribed; register_dataset(expected=...) says what to compare with'
     out = [
         f'{data.title} in {report.attrs["root"]}',
         f'a synthetic twin, {beside}' if twin else beside,
@@ -313,7 +329,8 @@ def report_text(
     for a, b, c, d, e in lines:
         out.append(f'{a:{w[0]}}  {b:{w[1]}}  {c:>{w[2]}}  {d:>{w[3]}}  {e}'.rstrip())
     odd = deviations(report)
-    fits = 'fits the protocol' + (' of the twin' if twin else '')
+    fits = 'fits the protocol' if report.attrs['prescribed'] else 'no image is missing'
+    fits += ' of the twin' if twin else ''
     out += ['', f'{odd} of {report["fits"].count()} numbers deviate' if odd else fits]
     return '\n'.join(out)
 

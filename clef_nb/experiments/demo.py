@@ -80,9 +80,10 @@ def _summary(split, settings, results, ceiling):
 # %% ../../nbs/experiments/06_demo.ipynb #demo-parts
 def _image_size(settings):
     "Pixels a side that the model wants"
-    if settings.recipe['model'] == SETTINGS['tiny']['recipe']['model']:
-        return settings.recipe['size']
-    size = load_model(settings.recipe['model'], None).visual.image_size
+    recipe = settings.recipe
+    if recipe['model'] == SETTINGS['tiny']['recipe']['model']:
+        return recipe['size']
+    size = load_model(recipe['model'], recipe['clip']).visual.image_size
     return size if isinstance(size, int) else size[0]
 
 
@@ -138,6 +139,8 @@ def demo(
     size = _image_size(settings)
     say(f'Data: {"BP4D" if is_bp4d(data) else "a synthetic twin of BP4D"} in {data}')
     split = open_split(data, settings, size)
+    if settings.recipe['clip'] is None:
+        say(f'{settings.recipe["model"]} begins with random weights; pretrained names others')
     found = {}
     for variant in VARIANTS:
         say(f'\nVariant: {variant}')

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from ..datasets.extras import require
 from ..datasets.files import remove, write_atomically
 from .ablation import text_table
 from ..measure.leakage import compare, leakage_report, measure_label, measure_of
@@ -270,6 +271,7 @@ def report_leakage(
     Nothing is written before everything is computed. Raises as `read_labels`, `read_embeddings` and
     `leakage_report` do, and ValueError where the rows of the two files do not pair.
     """
+    require('plots', 'matplotlib', 'seaborn', user='the figure of a leakage report')
     table, embeddings = _files_of(table, embeddings)
     out = Path(out)
     if out.exists() and not out.is_dir():

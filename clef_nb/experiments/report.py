@@ -5,6 +5,11 @@
 # %% auto #0
 __all__ = ['write_report']
 
+# %% ../../nbs/experiments/05_report.ipynb #extra
+from ..datasets.extras import require
+
+require('plots', 'matplotlib', 'seaborn', 'umap', user='clef_nb.experiments.report')
+
 # %% ../../nbs/experiments/05_report.ipynb #imports
 import base64
 import html

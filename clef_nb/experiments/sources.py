@@ -30,10 +30,12 @@ def open_twin(
     **sizes,  # arguments of its writer
 ) -> Path:  # the folder
     "Write a synthetic twin, or reuse it. Raises ValueError when the folder holds something else."
-    root = Path(root)
+    root, write = Path(root), get_dataset(name).write
+    if write is None:
+        raise ValueError(f'{name} has no writer of a synthetic twin; give the folder of the data')
     if not root.exists():
         try:
-            return get_dataset(name).write(root, **sizes)
+            return write(root, **sizes)
         except OSError:
             if not (root / 'twin.json').is_file():
                 raise  # otherwise another process was faster

@@ -54,14 +54,23 @@ class DemoSettings:
 
 def demo_settings(
     quick: bool = False,  # the settings 'quick' in the place of 'tiny'
-    model: str | None = None,  # as `load_model` takes it; None for clef-tiny
-    pretrained: str | None = None,  # weights, as `load_model` takes them; None for the model's own
+    model: str | None = None,  # a name of open_clip or a saved folder; None for clef-tiny
+    # weights, as `load_model` takes them; None for random ones where a model is named
+    pretrained: str | None = None,
     steps: int | None = None,  # of each stage; None for those of the settings
     **more,  # seed, fold, progress
 ) -> DemoSettings:
-    "Named settings with changes."
+    "Named settings with changes. Raises ValueError where a folder meets another model's name."
     named = SETTINGS['quick' if quick else 'tiny']
     recipe = dict(named['recipe'])
+    if model is None and pretrained and Path(pretrained).is_dir():
+        model = pretrained
+    if model is not None and Path(model).is_dir():
+        if pretrained not in (None, model):
+            raise ValueError(f'{model} holds a model with its weights; leave pretrained out')
+        pretrained = model
+    elif model is not None and pretrained and Path(pretrained).is_dir():
+        raise ValueError(f'{pretrained} holds a model of its own, so {model} is not needed')
     if model is not None:
         recipe |= dict(model=model, clip=pretrained)
     elif pretrained is not None:

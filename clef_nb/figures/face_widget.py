@@ -8,7 +8,7 @@ __all__ = ['jpeg_bytes', 'FacePlayground', 'face_playground']
 # %% ../../nbs/figures/03_face_widget.ipynb #extra
 from ..datasets.extras import require
 
-require('widgets', 'ipywidgets', user='clef_nb.figures.face_widget')
+require('widgets', 'ipywidgets', 'matplotlib', user='clef_nb.figures.face_widget')
 
 # %% ../../nbs/figures/03_face_widget.ipynb #imports
 import html

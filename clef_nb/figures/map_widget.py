@@ -8,7 +8,7 @@ __all__ = ['EmbeddingBrowser', 'embedding_browser']
 # %% ../../nbs/figures/04_map_widget.ipynb #extra
 from ..datasets.extras import require
 
-require('widgets', 'ipywidgets', user='clef_nb.figures.map_widget')
+require('widgets', 'ipywidgets', 'matplotlib', user='clef_nb.figures.map_widget')
 
 # %% ../../nbs/figures/04_map_widget.ipynb #imports
 import base64

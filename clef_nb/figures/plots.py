@@ -10,7 +10,7 @@ __all__ = ['COLOURS', 'GREY', 'MARKERS', 'WIDE', 'new_figure', 'legend_below', '
 # %% ../../nbs/figures/00_plots.ipynb #extra
 from ..datasets.extras import require
 
-require('plots', 'matplotlib', 'seaborn', user='clef_nb.figures.plots')
+require('plots', 'matplotlib', 'seaborn', 'umap', user='clef_nb.figures.plots')
 
 # %% ../../nbs/figures/00_plots.ipynb #imports
 import math
@@ -280,19 +280,24 @@ def _unit(measure):
     return _AXIS_NOTES.get(measure, m.unit if m else '')
 
 
+def _check_reports(reports):
+    if not isinstance(reports, dict) or not reports:
+        raise ValueError('no reports to draw: give a dict of name -> leakage_report(...)')
+
+
 def _spelled_out(measures, there):
     "Names of measures as reports have them: 'variance' are its shares, None all but these"
     shares = [m for m in there if m.startswith('variance_')]
     if measures is None:
         return [m for m in there if m not in shares] or there
+    measures = [measures] if isinstance(measures, str) else measures
     names = [shares if m == 'variance' and shares else [m] for m in measures]
     return [m for parts in names for m in parts]
 
 
 def _chosen(reports, measures):
     "The columns to draw"
-    if not reports:
-        raise ValueError('no reports to draw: give a dict of name -> leakage_report(...)')
+    _check_reports(reports)
     there = list(dict.fromkeys(m for r in reports.values() for m in r['measure']))
     chosen = _spelled_out(measures, there)
     if absent := [m for m in chosen if m not in there]:
@@ -437,8 +442,7 @@ def plot_variance(
     colours. A share below zero, which the omega-squared correction leaves where there is no effect,
     extends to the left of zero. Raises ValueError when there is no report or one lacks a share.
     """
-    if not reports:
-        raise ValueError('no reports to draw: give a dict of name -> leakage_report(...)')
+    _check_reports(reports)
     names = [wrapped(n) for n in reports]
     tall = 1.2 + sum(max(0.55, 0.2 * (1 + n.count('\n'))) for n in names)
     fig, ax = new_figure(figsize=(WIDE, tall), title=title)
@@ -693,6 +697,7 @@ def _log_columns(log, columns):
     there = ', '.join(map(str, log))
     if columns is None:
         columns = [c for c in log if str(c).startswith('loss')]
+    columns = [columns] if isinstance(columns, str) else columns
     if len(log) == 0:
         raise ValueError('the log has no rows')
     if not len(columns):

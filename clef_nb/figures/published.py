@@ -5,6 +5,11 @@
 # %% auto #0
 __all__ = ['beside_published', 'plot_published', 'plot_confusion', 'plot_ablation']
 
+# %% ../../nbs/figures/01_published.ipynb #extra
+from ..datasets.extras import require
+
+require('plots', 'matplotlib', 'seaborn', user='clef_nb.figures.published')
+
 # %% ../../nbs/figures/01_published.ipynb #imports
 import re
 import textwrap

@@ -6,6 +6,11 @@
 __all__ = ['FORMULAS', 'RESIDUAL_LAYERS', 'image_relevance', 'word_relevance', 'moved_region', 'relevance_inside',
            'plot_relevance', 'relevance_html']
 
+# %% ../../nbs/figures/02_relevance.ipynb #extra
+from ..datasets.extras import require
+
+require('plots', 'matplotlib', user='clef_nb.figures.relevance')
+
 # %% ../../nbs/figures/02_relevance.ipynb #imports
 import base64
 import contextlib

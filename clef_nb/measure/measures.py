@@ -259,6 +259,11 @@ class Measure:
         return found.get(column, 0.0) if isinstance(found, dict) else found
 
 # %% ../../nbs/measure/04_measures.ipynb #mean-over-subjects
+def _described(x):
+    "The type of something, and its length where it has one"
+    return type(x).__name__ + (f' of {len(x)}' if hasattr(x, '__len__') else '')
+
+
 def mean_over_subjects(
     # (z, subject, activity, per_subject=True) -> a value a subject, or a DataFrame with columns;
     # may take seed, and au
@@ -270,9 +275,14 @@ def mean_over_subjects(
     def statistic(frames):
         takes = inspect.signature(function).parameters
         options = {k: getattr(frames, k) for k in ('au', 'seed') if k in takes}
-        values = function(
-            frames.z, frames.subject, frames.activity, per_subject=True, **options
-        ).to_numpy()
+        found = function(frames.z, frames.subject, frames.activity, per_subject=True, **options)
+        n = len(np.unique(frames.subject))
+        if not isinstance(found, (pd.Series, pd.DataFrame)) or len(found) != n:
+            raise ValueError(
+                f'{function.__name__}(..., per_subject=True) must return a Series or DataFrame with'
+                f' one row a subject, {n} here, not {_described(found)}'
+            )
+        values = found.to_numpy()
         return lambda w: np.maximum(w @ values / w.sum(1, keepdims=values.ndim > 1), least)
 
     return statistic

@@ -48,7 +48,7 @@ def _check_inputs(images, table, augmentation):
         raise ValueError(
             f'images must be uint8 [N, H, W, 3], not {images.dtype} {list(images.shape)}'
         )
-    if augmentation is not None and not callable(augmentation):
+    if augmentation is not None and (isinstance(augmentation, type) or not callable(augmentation)):
         raise ValueError(
             f'augmentation is {augmentation!r}; give None, or something that can be called with a'
             ' batch, such as Augmentation(rotate=8.0)'
@@ -74,7 +74,25 @@ def _view(images, draws, augmentation):
         return x
     if isinstance(augmentation, Augmentation):
         return augmentation(x, draws.T)
-    return augmentation(x)
+    view = augmentation(x)
+    _check_view(view, len(images))
+    return view
+
+
+def _check_view(view, n):
+    "Refuse what an augmentation must not give, before it reaches the towers"
+    need = f'an augmentation must give float [{n}, 3, H, W] in 0..1, as it gets them'
+    if not isinstance(view, Tensor):
+        raise ValueError(f'{need}, not {type(view).__name__}')
+    if not view.is_floating_point() or view.ndim != 4 or view.shape[:2] != (n, 3):
+        raise ValueError(f'{need}, not {view.dtype} {list(view.shape)}')
+    low, high = (x.item() for x in view.detach().aminmax())
+    # some interpolations swing a little over
+    if not (low >= -0.1 and high <= 1.1):
+        raise ValueError(
+            f'{need}, not values from {low:.3g} to {high:.3g}; the towers have their own mean and'
+            ' standard deviation'
+        )
 
 # %% ../../nbs/model/08_stages.ipynb #embed
 def embed_views(
@@ -270,7 +288,8 @@ def pretrain(
     image_pairs: bool = True,  # compare images with images (PI of the paper's ablation)
     activity_texts: bool = True,  # compare images with activity texts (PA)
     settings: TrainSettings = TrainSettings(),  # steps, batch size, learning rate, ...
-    # float [B, 3, H, W] in 0..1 in and out: ours, torchvision's v2, kornia's; None for none
+    # float [B, 3, H, W] in 0..1 in and out: ours, kornia's, torchvision's v2 (which draws once for
+    # the whole batch); None for none
     augmentation: Callable | None = Augmentation(),
     # strength of an `IdentityAdversary` on the image embeddings, 0 or more; 0 for none
     adversary: float = 0.0,

@@ -16,7 +16,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count, islice
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,10 +49,14 @@ def _require(name, value, fits, need):
         raise ValueError(f'{name} is {value!r}; it must be {need}')
 
 
+def _is_number(value, least):
+    return isinstance(value, Real) and not isinstance(value, bool) and least <= value < math.inf
+
+
 def _is_integer(value, least):
     return isinstance(value, Integral) and not isinstance(value, bool) and value >= least
 
-
+# %% ../../nbs/model/06_training.ipynb #settings-class
 @dataclass(frozen=True)
 class TrainSettings:
     """How long, how fast and within which limits to train.
@@ -92,10 +96,10 @@ class TrainSettings:
             _require(name, value, fits, f'an integer, {low} or more, or None')
         for name in ('lr', 'weight_decay'):
             value = getattr(self, name)
-            _require(name, value, 0 <= value < math.inf, '0 or more, and finite')
-        fits = 0 < self.temperature < math.inf
+            _require(name, value, _is_number(value, 0), '0 or more, and finite')
+        fits = _is_number(self.temperature, 0) and self.temperature > 0
         _require('temperature', self.temperature, fits, 'above 0, and finite')
-        fits = not isinstance(self.freeze, str) and set(self.freeze) <= set(FREEZE)
+        fits = isinstance(self.freeze, (tuple, list, set)) and set(self.freeze) <= set(FREEZE)
         _require('freeze', self.freeze, fits, f'a tuple of parts, from {", ".join(FREEZE)}')
 
 # %% ../../nbs/model/06_training.ipynb #micro-batches

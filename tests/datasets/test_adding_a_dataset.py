@@ -2,6 +2,7 @@
 and one decorator, and the command line, the check, the twins and the ablation know the set
 """
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -168,3 +169,82 @@ def test_one_run_of_the_ablation(tmp_path, monkeypatch, capsys):
     runs = pd.read_parquet(tmp_path / 'runs/ablation/our_lab.parquet')
     assert set(runs['label']) >= {'AU6', 'AU12'}
     assert (tmp_path / 'data/our-lab-twin-4-2-0/twin.json').is_file()
+
+
+# a set with less than all of it
+
+
+def least(root):
+    "A loader that is a function from a folder to a table, and nothing else"
+    df = pd.DataFrame({'path': ['a.png', 'b.png'], 'subject': ['F001', 'F002']})
+    return FrameTable(df, root)
+
+
+@pytest.fixture
+def replaced():
+    "Register in the place of the set above"
+
+    def register(load, **more):
+        registry._REGISTERED.pop('our_lab')
+        register_dataset('our_lab', about=ABOUT, **more)(load)
+
+    return register
+
+
+def test_without_a_writer(replaced, tmp_path, monkeypatch, capsys):
+    replaced(least)
+    monkeypatch.chdir(tmp_path)
+    assert main(['data', 'list']) == 0 and 'our_lab' in capsys.readouterr().out
+    assert main('reproduce ablation --data our_lab --rows CLIP+I'.split()) == 1
+    assert 'has no writer of a synthetic twin; give the folder' in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(['data', 'write', 'our_lab', 'x'])
+    assert 'our_lab has no writer' in capsys.readouterr().err
+
+
+def test_missing_images_are_counted_for_a_loader_that_does_not(replaced, tmp_path, capsys):
+    replaced(least)
+    save_image(np.zeros((8, 8, 3), np.uint8), tmp_path / 'a.png')
+    assert main(['data', 'check', 'our_lab', str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert 'no number is prescribed' in out and '<- 1 too many' in out
+    save_image(np.zeros((8, 8, 3), np.uint8), tmp_path / 'b.png')
+    assert main(['data', 'check', 'our_lab', str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == 'no image is missing'
+
+
+def test_a_loader_that_returns_no_table(replaced, tmp_path, capsys):
+    replaced(lambda root: None)
+    assert main(['data', 'check', 'our_lab', str(tmp_path)]) == 1
+    assert (
+        capsys.readouterr().err
+        == 'clef: the loader of our_lab returned a NoneType, no FrameTable\n'
+    )
+
+
+def test_options_of_one_name_are_read_by_each_set_in_its_own_way(replaced, tmp_path, capsys):
+    said = {}
+
+    def write(root, form: str = 'a', size: float = 1.0):
+        said.update(form=form, size=size)
+        raise ValueError('that is all')
+
+    replaced(least, write=write)
+    with pytest.raises(SystemExit):
+        main(['data', 'write', 'our_lab', str(tmp_path / 'x'), '--form', 'odd', '--size', '1.5'])
+    assert said == dict(form='odd', size=1.5)
+    with pytest.raises(SystemExit):
+        main(['data', 'write', 'affectnet', str(tmp_path / 'x'), '--form', 'odd'])
+    assert "invalid choice: 'odd' (choose from 'csv', 'npy')" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(['data', 'write', 'bp4d', str(tmp_path / 'x'), '--size', '1.5'])
+    assert "invalid int value: '1.5'" in capsys.readouterr().err
+
+
+def test_a_parameter_that_the_command_has_itself(replaced, capsys):
+    def write(root, name: str = 'a'):
+        return root
+
+    replaced(least, write=write)
+    assert main(['data', 'write', 'bp4d', 'x']) == 1
+    assert 'our_lab: the command has a --name of its own' in capsys.readouterr().err

@@ -667,7 +667,7 @@ def test_affectnet_npy_with_expressions_alone(npy):
 @pytest.mark.parametrize('form', ['csv', 'npy'])
 def test_affectnet_twin_agrees_with_its_truth(tmp_path, form):
     root = write_affectnet(
-        tmp_path / form, form, n_train=16, n_validation=8, size=32, header=False, seed=3
+        tmp_path / form, form, n_train=16, n_validation=8, size=32, header=form != 'csv', seed=3
     )
     d, truth = agree_with_truth(affectnet(root))
     for c in ('valence', 'arousal'):

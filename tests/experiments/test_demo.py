@@ -7,6 +7,7 @@ import pytest
 from clef_nb.cli import main
 from clef_nb.experiments.sources import open_twin
 from clef_nb.experiments.variants import demo_settings, run_variant
+from clef_nb.model.towers import load_model, save_model
 
 
 def test_help_without_a_command(capsys):
@@ -72,3 +73,23 @@ def test_twin_is_reused(tmp_path):
 def test_unknown_variant():
     with pytest.raises(ValueError, match='no variant .SimCLR.; choose from'):
         run_variant('SimCLR', None, demo_settings(quick=True))
+
+
+def test_a_saved_folder_is_a_model_with_its_weights(tmp_path):
+    save_model(load_model('clef-tiny'), tmp_path / 'mine')
+    folder = str(tmp_path / 'mine')
+    for said in (dict(model=folder), dict(pretrained=folder)):
+        recipe = demo_settings(quick=True, **said).recipe
+        assert recipe['model'] == recipe['clip'] == folder
+    with pytest.raises(ValueError, match='holds a model of its own'):
+        demo_settings(model='RN50', pretrained=folder)
+    with pytest.raises(ValueError, match='leave pretrained out'):
+        demo_settings(model=folder, pretrained='openai')
+
+
+def test_a_missing_extra_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr('clef_nb.datasets.extras.find_spec', lambda name: None)
+    assert main(['leakage', 'faces.csv', 'z.npy', '--out', str(tmp_path / 'out')]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith('clef: ') and "pip install 'clef_nb[plots]'" in err
+    assert err.count('\n') == 1

@@ -1220,6 +1220,21 @@ def test_one_decorated_function_is_a_measure_everywhere():
         MEASURES.pop('spread', None)
 
 
+def test_a_measure_that_returns_something_else_is_named():
+    z, s, a, _ = made_au(identity=0.4, au=0.5)
+    for wrong in (0.5, np.ones(3), pd.Series([1.0])):
+
+        @measure('wrong')
+        def odd(z, subject, activity, per_subject=False, wrong=wrong):
+            return wrong
+
+        try:
+            with pytest.raises(ValueError, match=r'odd\(..., per_subject=True\) must return'):
+                leakage_report(z, s, a, measures=['odd'], n_boot=20)
+        finally:
+            MEASURES.pop('odd', None)
+
+
 def test_a_measure_of_aus_gets_them():
     "One value a subject from AU labels; only in reports that have them, behind the others"
 

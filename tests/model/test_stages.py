@@ -334,6 +334,27 @@ def test_micro_batches_see_the_same_augmentation_both_times(data, monkeypatch, a
     assert torch.equal(first, second) == (augmentation is None)
 
 
+@pytest.mark.parametrize(
+    'augmentation, says',
+    [
+        (lambda x: x * float('nan'), 'not values from nan'),
+        (lambda x: 255 * x, 'not values from 0 to 2'),
+        (lambda x: x.mul(255).byte(), 'not torch.uint8'),
+        (lambda x: x.permute(0, 2, 3, 1), r'not torch.float32 \[\d+, 64, 64, 3\]'),
+        (lambda x: x[:3], r'not torch.float32 \[3, 3, 64, 64\]'),
+        (lambda x: None, 'not NoneType'),
+        (Augmentation, 'augmentation is <class'),
+    ],
+)
+def test_what_an_augmentation_must_not_give_is_refused_before_the_towers(data, augmentation, says):
+    model = tiny()
+    before = [b.clone() for b in model.buffers()]
+    for train in (pretrain, align):
+        with pytest.raises(ValueError, match=says):
+            train(model, *data, settings=SHORT, augmentation=augmentation)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.buffers()))
+
+
 def test_no_augmentation_is_one_that_does_nothing(data):
     off = Augmentation(
         scale=(1, 1), rotate=0, flip=0, brightness=0, contrast=0, saturation=0, hue=0, grayscale=0

@@ -162,7 +162,8 @@ def run_all(page, file, minutes):
     while True:
         status = shown.locator('.jp-Notebook-ExecutionIndicator').get_attribute('data-status')
         prompts = shown.locator('.jp-CodeCell .jp-InputPrompt').all_inner_texts()
-        if status == 'idle' and not any('*' in p for p in prompts):
+        begun = any(c.isdigit() for p in prompts for c in p)
+        if begun and status == 'idle' and not any('*' in p for p in prompts):
             break
         assert time.time() < end, f'not done in {minutes} minutes: {status}, {prompts}'
         page.wait_for_timeout(SECOND)
@@ -206,7 +207,7 @@ def test_welcome_opens_and_its_links_open_notebooks(jupyter):
     assert page.locator('.Toastify__toast').count() == 0, 'JupyterLab asks for something first'
     assert_ran(run_all(page, nbs / 'welcome.ipynb', 5))
     assert welcome.locator('.jp-OutputArea-output img').first.evaluate('i => i.naturalWidth') == 128
-    welcome.get_by_role('link', name='07 losses', exact=True).click()
+    welcome.get_by_role('link', name='model: losses', exact=True).click()
     losses = panel(page, 'model/02_losses.ipynb')
     losses.locator('.jp-MarkdownCell mjx-container').first.wait_for()
     assert losses.locator('h1').first.inner_text().startswith('Losses')

@@ -288,11 +288,11 @@ def test_search_finds_supcon(page, site, start, up):
     first = page.locator('.search-result').first
     first.wait_for()
     assert (
-        'model/losses.html' in first.get_attribute('href')
+        'model/losses_fast.html' in first.get_attribute('href')
         and 'supcon' in first.inner_text().lower()
     )
     first.click()
-    page.wait_for_url('**/losses.html*')
+    page.wait_for_url('**/losses_fast.html*')
     assert urlsplit(page.url).fragment == 'supcon', page.url
     assert page.locator('[id="supcon"]').is_visible() and not page.faults, page.faults
 
@@ -304,7 +304,7 @@ def test_search_by_keyboard_alone(page, site):
     page.locator('.search-result').first.wait_for()
     page.keyboard.press('ArrowDown')
     page.keyboard.press('Enter')
-    page.wait_for_url('**/losses.html*')
+    page.wait_for_url('**/losses_fast.html*')
     assert not page.faults, page.faults
 
 
@@ -361,7 +361,7 @@ def test_phone_reaches_pages_and_search(page, site):
         page.locator('.navbar-toggler').first.click()
     field.fill('supcon')
     page.locator('.search-result').first.click()
-    page.wait_for_url('**/losses.html*')
+    page.wait_for_url('**/losses_fast.html*')
     assert (
         page.evaluate('document.documentElement.scrollWidth') <= PHONE['width'] and not page.faults
     ), page.faults
