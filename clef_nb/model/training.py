@@ -164,6 +164,17 @@ def _train_mode(module, freeze):
 
 # %% ../../nbs/model/06_training.ipynb #optimiser
 @lru_cache
+def _multiplies_in_bf16(device):
+    "Does the hardware do it?"
+    if device.type == 'cuda':
+        return torch.cuda.get_device_capability(device) >= (8, 0) and torch.cuda.is_bf16_supported()
+    try:
+        flags = set(Path('/proc/cpuinfo').read_text().split())
+    except OSError:
+        return False
+    return device.type == 'cpu' and bool(flags & {'avx512_bf16', 'amx_bf16'})
+
+
 def has_bf16(
     device: torch.device,  # a device
 ) -> bool:  # whether to compute in bfloat16 there
@@ -172,15 +183,7 @@ def has_bf16(
     Never with the environment variable CLEF_BF16=0: single precision, for numbers that agree
     between machines.
     """
-    if os.environ.get('CLEF_BF16') == '0':
-        return False
-    if device.type == 'cuda':
-        return torch.cuda.get_device_capability(device) >= (8, 0) and torch.cuda.is_bf16_supported()
-    try:
-        flags = set(Path('/proc/cpuinfo').read_text().split())
-    except OSError:
-        return False
-    return device.type == 'cpu' and bool(flags & {'avx512_bf16', 'amx_bf16'})
+    return os.environ.get('CLEF_BF16') != '0' and _multiplies_in_bf16(device)
 
 
 def _adamw(module, lr, weight_decay):

@@ -685,3 +685,13 @@ def test_every_step_draws_its_own_noise():
     assert len(set(sum(draws, ()))) == 14
     with pytest.raises(ValueError, match='stopped at step 0, lr 0.001: the loss is nan'):
         short(None, module, lambda b: dict(a=module.weight.sum() * math.nan))
+
+
+def test_single_precision_can_be_asked_for_at_any_time(monkeypatch):
+    monkeypatch.setattr(training, '_multiplies_in_bf16', lambda device: True)
+    cpu = torch.device('cpu')
+    for value, expected in ((None, True), ('0', False), ('1', True)):
+        monkeypatch.delenv('CLEF_BF16', raising=False)
+        if value is not None:
+            monkeypatch.setenv('CLEF_BF16', value)
+        assert training.has_bf16(cpu) is expected
