@@ -9,7 +9,9 @@ __all__ = ['device', 'rank_and_world_size', 'local_slice', 'main_process_first',
 # %% ../../nbs/model/01_distributed.ipynb #imports
 import contextlib
 import functools
+import gc
 import os
+import time
 from collections.abc import Iterator
 
 import torch
@@ -86,7 +88,10 @@ def main_process_first() -> Iterator[None]:
 def destroy_process_group():
     "End the process group, as the last thing a script does; without one, do nothing"
     if dist.is_available() and dist.is_initialized():
+        # threads of gloo still hold tensors for a moment; a Python that ends meanwhile aborts
+        gc.collect()
         dist.destroy_process_group()
+        time.sleep(0.2)
 
 # %% ../../nbs/model/01_distributed.ipynb #gather-values
 def _gather_parts(x):
