@@ -16,6 +16,8 @@ from clef_nb.experiments.sources import open_experiment, open_source
 from clef_nb.measure.intervals import jackknife_intervals, left_out_scores
 from clef_nb.model.towers import load_model
 
+pytestmark = pytest.mark.slow
+
 SMALL = dict(
     model='clef-tiny',
     clip='synthface',

@@ -15,6 +15,8 @@ from build_docs import readme, stale_readme
 from check_in_step import out_of_step
 from test_all import run
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / 'tools'
 COLAB = 'https://colab.research.google.com/github/clef-nb/mini/blob/main/nbs/tutorials/20_use.ipynb'
