@@ -109,7 +109,12 @@ def tests(root, quick=False):
     with tempfile.TemporaryDirectory() as tmp:
         report = Path(tmp) / 'tests.xml'
         command = [sys.executable, '-m', 'pytest', '-q', '-rs', 'tests', f'--junitxml={report}']
-        code, _ = run(command + ['-m', QUICK] * quick, TEST_MINUTES)
+        if quick:
+            # one thread a worker, as many workers as cores
+            command += ['-m', QUICK, '-n', 'auto']
+            code, _ = run(command, TEST_MINUTES, OMP_NUM_THREADS='1')
+        else:
+            code, _ = run(command, TEST_MINUTES)
         cases = list(ET.parse(report).iter('testcase')) if report.exists() else []
     bad = sum(c.find('failure') is not None or c.find('error') is not None for c in cases)
     skipped = sum(c.find('skipped') is not None for c in cases)

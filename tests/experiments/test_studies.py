@@ -57,6 +57,7 @@ def test_an_error_keeps_what_is_done_and_names_the_run(tmp_path):
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith('.')] == []
 
 
+@pytest.mark.slow
 def test_processes(tmp_path):
     file = tmp_path / 's.parquet'
     with pytest.raises(RuntimeError, match='zero is out'):
