@@ -128,14 +128,22 @@ def load_dataset(
     return get_dataset(name).load(root, **options)
 
 # %% ../../nbs/datasets/03_registry.ipynb #unreadable
+def _file_and_row(path):
+    "The file of an image, and its row or None; a row of an array is named file.npy#row"
+    file, _, row = str(path).rpartition('#')
+    if file.endswith('.npy') and row.isdecimal():
+        return Path(file), int(row)
+    return Path(path), None
+
+
 def _fault(path):
-    "None, or why the image at `path` cannot be decoded; a row of an array is named file.npy#row"
+    "None, or why the image at `path` cannot be decoded"
     try:
-        file, _, row = str(path).rpartition('#')
-        if file.endswith('.npy') and row.isdecimal():
-            np.load(file, mmap_mode='r')[int(row)]
+        file, row = _file_and_row(path)
+        if row is not None:
+            np.load(file, mmap_mode='r')[row]
         else:
-            with Image.open(path) as image:
+            with Image.open(file) as image:
                 image.load()
     # decoders raise whatever they like
     except Exception as e:
@@ -157,12 +165,6 @@ def _unreadable(table):
     return len(bad), bad[0] if bad else ''
 
 # %% ../../nbs/datasets/03_registry.ipynb #found
-def _file_of(path):
-    "The file of an image; a row of an array is named file.npy#row"
-    file, _, row = str(path).rpartition('#')
-    return Path(file) if file.endswith('.npy') and row.isdecimal() else Path(path)
-
-
 def _found(table):
     "(part, what) -> number, for all that can be counted in a table"
     df, found = table.df, {}
@@ -278,7 +280,8 @@ def check_dataset(
         must = [_MISSING, _UNLABELLED] if table.splits else [_MISSING]
         notes = dict.fromkeys(must, 0) | table.notes
         if _MISSING not in table.notes:
-            notes[_MISSING] = sum(not _file_of(p).is_file() for p in table.image_paths())
+            files = [_file_and_row(p)[0] for p in table.image_paths()]
+            notes[_MISSING] = sum(not file.is_file() for file in files)
         if images:
             must.append(_UNREADABLE)
             notes[_UNREADABLE] = _warn_unreadable(table)

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 
 from ..datasets import texts as facs
 from ..datasets.frames import FrameTable
-from .face_widget import jpeg_bytes
+from .face_widget import ClosingBox, jpeg_bytes
 from .plots import COLOURS, new_figure, number_text, umap_2d
 
 # %% ../../nbs/figures/04_map_widget.ipynb #colour
@@ -136,7 +136,7 @@ def _thumbnail(image):
     return 'data:image/jpeg;base64,' + base64.b64encode(jpeg_bytes(image)).decode()
 
 
-class EmbeddingBrowser(W.VBox):
+class EmbeddingBrowser(ClosingBox):
     """A map of frames to point at; made by `embedding_browser`.
 
     `colour` (a drop-down), `frame` (number of the chosen frame), `previous`, `next` are widgets;
@@ -159,17 +159,6 @@ class EmbeddingBrowser(W.VBox):
         self._listen()
         self._paint()
         self._choose()
-
-    def close(self):
-        "Close this widget and all in it."
-
-        def within(w):
-            for c in getattr(w, 'children', ()):
-                within(c)
-                c.close()
-
-        within(self)
-        super().close()
 
 # %% ../../nbs/figures/04_map_widget.ipynb #browser-parts
 def _with_class(widget, name):
